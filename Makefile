@@ -1,0 +1,43 @@
+# The two commands are `make demo` and `make test`; each makes .venv first when it is missing or out of date.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all lint format train clean
+
+help:  ## list the commands
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c "import sys; sys.exit('prunevid needs Python 3.10 or newer; set PYTHON=') if sys.version_info < (3, 10) else 0"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,plot]'
+	touch $(READY)
+
+demo: $(READY)  ## make a clip, ask the built-in model about it with and without pruning
+	$(BIN)/prunevid demo
+
+test: $(READY)  ## the whole test suite, offline
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
+
+test-all: $(READY)  ## the same with the heavier tests
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+lint: $(READY)  ## ruff, ruff format and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)  ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+train: $(READY)  ## train the built-in model anew (about an hour on two cores)
+	$(BIN)/python -m prunevid.builtin.train --out out/train
+
+clean:  ## remove the environment and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The settings of PruneVid and its presets.
+
+Source: paper section 3 and `docs/algorithm.md`. The names of the fields and presets are a contract with other programs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_type_hints
+
+from prunevid.errors import ConfigError
+
+_RATIOS = ("cluster_ratio", "temporal_segment_ratio", "keep_ratio")
+_COUNTS = {"dpc_knn_k": 1, "pruning_layer": 0, "max_frames": 1}
+
+
+@dataclass(frozen=True)
+class PruneVidConfig:
+    """What PruneVid does to a prompt; frozen, checked when it is made.
+
+    Stage 1, before the language model:
+        tau: a position is static in a scene when its mean pairwise cosine similarity over the scene's frames is above
+            this value; -1 ... 1, or more to make every token dynamic.
+        cluster_ratio: share of each set of more than 14 tokens that its clusters leave, in (0, 1].
+        temporal_segment_ratio: frame clusters for each frame, in (0, 1].
+        dpc_knn_k: neighbours of the density estimate, at least 1 (capped at the number of points).
+        enable_stage1: merge before the language model.
+        token_order: order of the merged tokens in the sequence: "merged" (scene by scene, static before dynamic, as
+            published), "raster" (by frame and place of the cell that stands for each token) or "auto" (what the model family does best).
+        static_position: which frame's position stands for a static token, "middle" or "first" of its scene
+            (only models with (t, h, w) rotary positions or raster order care).
+
+    Stage 2, inside it:
+        enable_stage2: choose by the question.
+        keep_ratio: share kept, in [0, 1].
+        pruning_layer: 0-based decoder layer after which tokens go.
+        attention_aggregation: over heads and question rows: "max" or "mean".
+        keep_scope: `keep_ratio` of each "group" (a scene's static tokens; a frame's dynamic tokens) as published, or "global".
+        score_rope: score with rotary embeddings applied (published: without).
+        score_causal: let a question token see only keys up to itself (published: all keys).
+
+    Stage 3:
+        enable_cache_compression: earlier layers forget the tokens that stage 2 dropped.
+
+    Clips:
+        max_frames: frames to sample, at least 1.
+        video_sampling: "uniform" or "fps".
+
+    Reports:
+        verbose: log one line per prefill.
+        collect_stats: measure times and bytes (costs a synchronisation per stage on a GPU).
+
+    Raises:
+        ConfigError: a value is of the wrong kind or out of range.
+    """
+
+    tau: float = 0.8
+    cluster_ratio: float = 0.5
+    temporal_segment_ratio: float = 0.25
+    dpc_knn_k: int = 5
+    enable_stage1: bool = True
+    keep_ratio: float = 0.4
+    pruning_layer: int = 10
+    attention_aggregation: Literal["max", "mean"] = "max"
+    enable_stage2: bool = True
+    enable_cache_compression: bool = True
+    max_frames: int = 16
+    video_sampling: Literal["uniform", "fps"] = "uniform"
+    verbose: bool = False
+    collect_stats: bool = True
+    token_order: Literal["auto", "merged", "raster"] = "auto"
+    static_position: Literal["middle", "first"] = "middle"
+    keep_scope: Literal["group", "global"] = "group"
+    score_rope: bool = False
+    score_causal: bool = False
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            _check_kind(field.name, getattr(self, field.name), hints[field.name])
+        if not -1 <= self.tau <= 2:
+            raise ConfigError(
+                f"tau is {self.tau}, but must be between -1 and 2 (above 1 makes every token dynamic)."
+            )
+        for name in _RATIOS:
+            value = getattr(self, name)
+            if name == "keep_ratio" and value == 0:
+                continue
+            if not 0 < value <= 1:
+                low = "at least 0" if name == "keep_ratio" else "above 0"
+                raise ConfigError(f"{name} is {value}, but must be {low} and at most 1.")
+        for name, low_count in _COUNTS.items():
+            if getattr(self, name) < low_count:
+                raise ConfigError(f"{name} is {getattr(self, name)}, but must be at least {low_count}.")
+
+    def replace(self, **overrides: Any) -> PruneVidConfig:
+        """A copy with some fields changed.
+
+        Raises:
+            ConfigError: a name that is no field (the message lists them), or a value out of range.
+        """
+        names = [field.name for field in dataclasses.fields(self)]
+        unknown = sorted(set(overrides) - set(names))
+        if unknown:
+            raise ConfigError(f"{unknown[0]!r} is no setting of PruneVid; the settings are {', '.join(names)}.")
+        return dataclasses.replace(self, **overrides)
+
+
+def _check_kind(name: str, value: Any, hint: Any) -> None:
+    """Refuses a value whose kind does not fit the field (a bool is no number here)."""
+    choices = get_args(hint)
+    if choices:
+        if value not in choices:
+            raise ConfigError(f"{name} is {value!r}, but must be one of {', '.join(map(repr, choices))}.")
+    elif hint is bool:
+        if not isinstance(value, bool):
+            raise ConfigError(f"{name} is {value!r}, but must be True or False.")
+    elif isinstance(value, bool) or not isinstance(value, (int, float) if hint is float else int):
+        raise ConfigError(f"{name} is {value!r}, but must be {'a number' if hint is float else 'a whole number'}.")
+
+
+def get_baseline_config() -> PruneVidConfig:
+    """Prunes nothing: the model's tensors pass untouched."""
+    return PruneVidConfig(enable_stage1=False, enable_stage2=False, enable_cache_compression=False)
+
+
+def get_paper_config() -> PruneVidConfig:
+    """The published setting: tau 0.8, cluster ratio 0.5, segment ratio 0.25, k = 7, keep 0.4 after layer 10, scores
+    before rotary embedding and without the causal mask, kept share per group (paper section 4.1; docs/algorithm.md)."""
+    return PruneVidConfig(dpc_knn_k=7)
+
+
+def get_conservative_config() -> PruneVidConfig:
+    """Compresses most: tau 0.7, cluster ratio 0.3, keep 0.3 (the name reads backwards; it is the users' name)."""
+    return PruneVidConfig(tau=0.7, cluster_ratio=0.3, keep_ratio=0.3)
+
+
+def get_aggressive_config() -> PruneVidConfig:
+    """Compresses least: tau 0.85, cluster ratio 0.6, keep 0.5 (the name reads backwards; it is the users' name)."""
+    return PruneVidConfig(tau=0.85, cluster_ratio=0.6, keep_ratio=0.5)
+
+
+def get_stage1_only_config() -> PruneVidConfig:
+    """Stops after the merge before the language model."""
+    return PruneVidConfig(enable_stage2=False, enable_cache_compression=False)
+
+
+PRESETS = {
+    "baseline": get_baseline_config,
+    "paper": get_paper_config,
+    "conservative": get_conservative_config,
+    "aggressive": get_aggressive_config,
+    "stage1_only": get_stage1_only_config,
+}
+
+
+def get_preset(name: str) -> PruneVidConfig:
+    """The preset of that name.
+
+    Raises:
+        ConfigError: there is no such preset; the message lists them.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"{name!r} is no preset; choose one of {', '.join(PRESETS)}.")
+    return PRESETS[name]()
