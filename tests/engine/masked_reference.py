@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An independent forward pass in which nothing is dropped: masks hide what pruning would have dropped.
+
+One row, no cache, no padding, the plain decoder layers in a hand-written loop:
+- a merged token's feature stands at its representative's place with the representative's position; an additive mask
+  hides the video's other tokens from everybody (for the published order the video's tokens are permuted first: those
+  that stand for a merged token in published order, then the hidden ones);
+- after the chosen layer further masks hide what the question did not choose;
+- with cache compression, rows after the prompt (generated tokens, second turns) see only chosen tokens in every layer,
+  while the prompt's rows see all merged tokens up to the chosen layer.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.loop_merge import Token, merge
+from engine.tiny import Prompt
+
+
+@dataclass
+class Reference:
+    """What the reference saw.
+
+    logits: (S, vocabulary) at every original place; kept / merged: original places (video tokens of the row) that are
+    left after stage 2 / stage 1, ascending; tokens, scenes: stage 1 of each video; scores: stage 2 score by place;
+    entering: hidden states that enter the chosen layer, (S, hidden) at original places.
+    """
+
+    logits: Tensor
+    original: list[int]
+    merged: list[int]
+    kept: list[int]
+    tokens: list[list[Token]]
+    scenes: list[list[int]]
+    scores: dict[int, float]
+    entering: Tensor | None = None
+
+
+def plain_copy(model: Any) -> Any:
+    """A copy of an unattached model that computes attention eagerly."""
+    plain = copy.deepcopy(model)
+    plain.set_attn_implementation("eager")
+    return plain
+
+
+@torch.no_grad()
+def reference(
+    plain: Any, prompt: Prompt, new_ids: Tensor, config: Any, order: str, delta: bool = False
+) -> Reference:
+    """Logits of the prompt and of `new_ids` (G,) after it (teacher forcing), pruned by masks as `config` says.
+
+    order: "merged" or "raster". delta: number the tokens after the prompt as transformers does when it continues from
+    a cache (index + rope delta) instead of counting on from the prompt's last position.
+    """
+    hidden, positions = _embed(plain, prompt, new_ids, delta)
+    length, prompt_length = hidden.shape[0], len(prompt)
+    spans = _spans(prompt)
+    place = list(range(length))  # place[i]: original index of the token in row i of the permuted sequence
+    visible = [True] * length  # by original index
+    groups: dict[int, tuple] = {}  # by original index of a merged token
+    all_tokens, all_scenes = [], []
+    for video, (start, frames, cells) in enumerate(spans):
+        tokens, scenes = _stage1(hidden, start, frames, cells, config)
+        all_tokens.append(tokens)
+        all_scenes.append(scenes)
+        shown = [start + token.representative for token in tokens]
+        rest = sorted(set(range(start, start + frames * cells)) - set(shown))
+        for index in rest:
+            visible[index] = False
+        groups |= {index: (video, *token.group) for index, token in zip(shown, tokens)}
+        if order == "merged":
+            place[start : start + frames * cells] = shown + rest
+    seen = torch.tensor(visible)
+    layers = _Layers(plain, place, positions)
+    state = hidden[place]
+    original = [i for start, frames, cells in spans for i in range(start, start + frames * cells)]
+    merged = sorted(groups)
+    result = Reference(torch.empty(0), original, merged, merged, all_tokens, all_scenes, {})
+    choosing = config.enable_stage2 and bool(groups)
+    chosen_seen = seen
+    if choosing:
+        before = layers.run(state, range(config.pruning_layer), layers.mask(seen, seen, prompt_length))
+        result.entering = torch.empty_like(before).index_copy_(0, torch.tensor(place), before)
+        result.scores = layers.scores(before, config, seen, merged, prompt_length)
+        result.kept = choose(result.scores, groups, config)
+        chosen_seen = seen.clone()
+        chosen_seen[sorted(set(merged) - set(result.kept))] = False
+    late = chosen_seen if config.enable_cache_compression else seen
+    first = config.pruning_layer + 1 if choosing else len(layers.layers)
+    state = layers.run(state, range(first), layers.mask(seen, late, prompt_length))
+    everyone = layers.mask(chosen_seen, chosen_seen, prompt_length)
+    state = layers.run(state, range(first, len(layers.layers)), everyone)
+    logits = plain.lm_head(plain.model.language_model.norm(state))
+    result.logits = torch.empty_like(logits).index_copy_(0, torch.tensor(place), logits)
+    return result
+
+
+def choose(scores: dict[int, float], groups: dict[int, tuple], config: Any) -> list[int]:
+    """The places that stay: the top int(keep_ratio * size) of each group, or of all together."""
+    kept: list[int] = []
+    names = sorted(set(groups.values())) if config.keep_scope == "group" else [None]
+    for name in names:
+        own = [index for index in groups if name is None or groups[index] == name]
+        own.sort(key=lambda index: -scores[index])
+        kept += own[: int(config.keep_ratio * len(own))]
+    return sorted(kept)
+
+
+def _stage1(
+    hidden: Tensor, start: int, frames: int, cells: int, config: Any
+) -> tuple[list[Token], list[int]]:
+    """Merges one video in place (its representatives' rows take the merged features)."""
+    video = hidden[start : start + frames * cells].view(frames, cells, -1)
+    if not config.enable_stage1:
+        return [Token((i,), i, (i // cells,)) for i in range(frames * cells)], [1] * frames
+    features, tokens, scenes = merge(
+        video,
+        config.tau,
+        config.cluster_ratio,
+        config.temporal_segment_ratio,
+        config.dpc_knn_k,
+        config.static_position,
+    )
+    for token, feature in zip(tokens, features):
+        hidden[start + token.representative] = feature
+    return tokens, scenes
+
+
+def _spans(prompt: Prompt) -> list[tuple[int, int, int]]:
+    """(first index, frames, tokens a frame) of each video of the prompt."""
+    spans, at = [], 0
+    kinds = prompt.kinds.tolist()
+    for clip in prompt.videos:
+        at = kinds.index(2, at)
+        spans.append((at, clip.frames, clip.cells))
+        at += clip.frames * clip.cells
+    return spans
+
+
+def _embed(plain: Any, prompt: Prompt, new_ids: Tensor, delta: bool) -> tuple[Tensor, Tensor]:
+    """Input embeddings (S, hidden) with visual features in place, and positions (3, S)."""
+    base = plain.model
+    ids = torch.cat([prompt.ids, new_ids])
+    hidden = base.get_input_embeddings()(ids).clone()
+    grids = {}
+    for kind, clips, encode in (
+        (1, prompt.images, base.get_image_features),
+        (2, prompt.videos, base.get_video_features),
+    ):
+        grids[kind] = torch.stack([clip.grid for clip in clips]) if clips else None
+        if clips:
+            pixels = torch.cat([clip.pixels for clip in clips])
+            features = torch.cat(list(encode(pixels, grids[kind]).pooler_output))
+            hidden[: len(prompt)][prompt.kinds == kind] = features
+    if not prompt.videos and not prompt.images:
+        return hidden, torch.arange(len(ids)).expand(3, -1)
+    more = (
+        {"second_per_grid_ts": torch.tensor([clip.seconds for clip in prompt.videos])}
+        if prompt.videos
+        else {}
+    )
+    if "second_per_grid_ts" not in base.get_rope_index.__code__.co_varnames:
+        more = {}
+    positions, deltas = base.get_rope_index(
+        prompt.ids[None], prompt.kinds[None], image_grid_thw=grids[1], video_grid_thw=grids[2], **more
+    )
+    next_position = len(prompt) + int(deltas) if delta else int(positions[0, 0, -1]) + 1
+    tail = torch.arange(next_position, next_position + len(new_ids)).expand(3, -1)
+    return hidden, torch.cat([positions[:, 0], tail], dim=-1)
+
+
+class _Layers:
+    """The plain decoder layers over a permuted sequence with masks given by original index."""
+
+    def __init__(self, plain: Any, place: list[int], positions: Tensor) -> None:
+        self.layers = plain.model.language_model.layers
+        self.place = torch.tensor(place)
+        anything = torch.zeros(1, len(place), 1)
+        self.rope = plain.model.language_model.rotary_emb(anything, positions[:, None, self.place])
+
+    def mask(self, prompt_sees: Tensor, later_sees: Tensor, prompt_length: int) -> Tensor:
+        """Additive (1, 1, S, S): causal, and only what the prompt's rows / the later rows may see (by index)."""
+        length = len(self.place)
+        allowed = torch.ones(length, length, dtype=torch.bool).tril()
+        allowed[:prompt_length] &= prompt_sees[self.place]
+        allowed[prompt_length:] &= later_sees[self.place]
+        return torch.zeros(length, length).masked_fill(~allowed, torch.finfo(torch.float32).min)[None, None]
+
+    def run(self, state: Tensor, which: range, mask: Tensor) -> Tensor:
+        state = state[None]
+        for index in which:
+            state = self.layers[index](
+                state, attention_mask=mask, position_embeddings=self.rope, position_ids=None
+            )
+        return state[0]
+
+    def scores(
+        self, state: Tensor, config: Any, seen: Tensor, columns: list[int], prompt_length: int
+    ) -> dict[int, float]:
+        """Stage 2's score of every merged token, by original index, from the states that enter the chosen layer."""
+        layer = self.layers[config.pruning_layer]
+        attention = layer.self_attn
+        normed = layer.input_layernorm(state)
+        size = attention.head_dim
+        queries = attention.q_proj(normed).view(len(state), -1, size)
+        keys = attention.k_proj(normed).view(len(state), -1, size)
+        if config.score_rope:
+            queries, keys = self._rotate(queries), self._rotate(keys)
+        place = self.place.tolist()
+        visible = [i for i in range(len(place)) if seen[place[i]] and place[i] < prompt_length]
+        last = max(i for i in visible if place[i] in set(columns))
+        heads = queries.shape[1]
+        rows = []
+        for head in range(heads):
+            own = keys[:, head * keys.shape[1] // heads]
+            for row in visible:
+                if row <= last:
+                    continue
+                usable = [i for i in visible if not config.score_causal or i <= row]
+                weights = torch.softmax(own[usable] @ queries[row, head] / size**0.5, dim=0)
+                found = dict(zip((place[i] for i in usable), weights.tolist()))
+                rows.append([found.get(column, 0.0) for column in columns])
+        table = torch.tensor(rows)
+        best = table.amax(0) if config.attention_aggregation == "max" else table.mean(0)
+        return dict(zip(columns, best.tolist()))
+
+    def _rotate(self, vectors: Tensor) -> Tensor:
+        cos, sin = (part.view(len(self.place), 1, -1) for part in self.rope)
+        left, right = vectors.chunk(2, dim=-1)
+        return vectors * cos + torch.cat([-right, left], dim=-1) * sin
