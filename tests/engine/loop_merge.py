@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage 1 in plain loops, written from `docs/algorithm.md`: slow and readable, for the engine's reference only."""
+"""Stage 1 in plain loops, from `docs/algorithm.md`: slow and readable, for the engine's reference only."""
 
 from __future__ import annotations
 

@@ -2,12 +2,12 @@
 """An independent forward pass in which nothing is dropped: masks hide what pruning would have dropped.
 
 One row, no cache, no padding, the plain decoder layers in a hand-written loop:
-- a merged token's feature stands at its representative's place with the representative's position; an additive mask
-  hides the video's other tokens from everybody (for the published order the video's tokens are permuted first: those
-  that stand for a merged token in published order, then the hidden ones);
+- a merged token's feature stands at its representative's place with the representative's position; an additive
+  mask hides the video's other tokens from everybody (for the published order the video's tokens are permuted
+  first: those that stand for a merged token in published order, then the hidden ones);
 - after the chosen layer further masks hide what the question did not choose;
-- with cache compression, rows after the prompt (generated tokens, second turns) see only chosen tokens in every layer,
-  while the prompt's rows see all merged tokens up to the chosen layer.
+- with cache compression, rows after the prompt (generated tokens, second turns) see only chosen tokens in every
+  layer, while the prompt's rows see all merged tokens up to the chosen layer.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from engine.tiny import Prompt
 class Reference:
     """What the reference saw.
 
-    logits: (S, vocabulary) at every original place; kept / merged: original places (video tokens of the row) that are
-    left after stage 2 / stage 1, ascending; tokens, scenes: stage 1 of each video; scores: stage 2 score by place;
-    entering: hidden states that enter the chosen layer, (S, hidden) at original places.
+    logits: (S, vocabulary) at every original place; original / merged / kept: original places of the row's video
+    tokens, at first / after stage 1 / after stage 2, ascending; tokens, scenes: stage 1 of each video; scores:
+    stage 2's score by place; entering: hidden states that enter the chosen layer, (S, hidden) by original place.
     """
 
     logits: Tensor
@@ -51,12 +51,12 @@ def plain_copy(model: Any) -> Any:
 
 @torch.no_grad()
 def reference(
-    plain: Any, prompt: Prompt, new_ids: Tensor, config: Any, order: str, delta: bool = False
+    plain: Any, prompt: Prompt, new_ids: Tensor, config: Any, order: str = "raster", delta: bool = False
 ) -> Reference:
-    """Logits of the prompt and of `new_ids` (G,) after it (teacher forcing), pruned by masks as `config` says.
+    """Logits of the prompt and of `new_ids` (G,) after it (teacher forcing), masked as `config` says.
 
-    order: "merged" or "raster". delta: number the tokens after the prompt as transformers does when it continues from
-    a cache (index + rope delta) instead of counting on from the prompt's last position.
+    order: "merged" or "raster". delta: number the tokens after the prompt as transformers does when it continues
+    from a cache (index + rope delta) instead of counting on from the prompt's last position.
     """
     hidden, positions = _embed(plain, prompt, new_ids, delta)
     length, prompt_length = hidden.shape[0], len(prompt)
@@ -87,7 +87,8 @@ def reference(
     if choosing:
         before = layers.run(state, range(config.pruning_layer), layers.mask(seen, seen, prompt_length))
         result.entering = torch.empty_like(before).index_copy_(0, torch.tensor(place), before)
-        result.scores = layers.scores(before, config, seen, merged, prompt_length)
+        question = max(i for i, kind in enumerate(prompt.kinds.tolist()) if kind) + 1
+        result.scores = layers.scores(before, config, seen, merged, range(question, prompt_length))
         result.kept = choose(result.scores, groups, config)
         chosen_seen = seen.clone()
         chosen_seen[sorted(set(merged) - set(result.kept))] = False
@@ -185,7 +186,7 @@ class _Layers:
         self.rope = plain.model.language_model.rotary_emb(anything, positions[:, None, self.place])
 
     def mask(self, prompt_sees: Tensor, later_sees: Tensor, prompt_length: int) -> Tensor:
-        """Additive (1, 1, S, S): causal, and only what the prompt's rows / the later rows may see (by index)."""
+        """Additive (1, 1, S, S): causal, and only what the prompt's and the later rows may see."""
         length = len(self.place)
         allowed = torch.ones(length, length, dtype=torch.bool).tril()
         allowed[:prompt_length] &= prompt_sees[self.place]
@@ -201,9 +202,9 @@ class _Layers:
         return state[0]
 
     def scores(
-        self, state: Tensor, config: Any, seen: Tensor, columns: list[int], prompt_length: int
+        self, state: Tensor, config: Any, seen: Tensor, columns: list[int], question: range
     ) -> dict[int, float]:
-        """Stage 2's score of every merged token, by original index, from the states that enter the chosen layer."""
+        """Stage 2's score of every merged token by original index; `state` enters the chosen layer."""
         layer = self.layers[config.pruning_layer]
         attention = layer.self_attn
         normed = layer.input_layernorm(state)
@@ -213,15 +214,12 @@ class _Layers:
         if config.score_rope:
             queries, keys = self._rotate(queries), self._rotate(keys)
         place = self.place.tolist()
-        visible = [i for i in range(len(place)) if seen[place[i]] and place[i] < prompt_length]
-        last = max(i for i in visible if place[i] in set(columns))
+        visible = [i for i in range(len(place)) if seen[place[i]] and place[i] < question.stop]
         heads = queries.shape[1]
         rows = []
         for head in range(heads):
             own = keys[:, head * keys.shape[1] // heads]
-            for row in visible:
-                if row <= last:
-                    continue
+            for row in question:  # text after the video keeps its place in any order
                 usable = [i for i in visible if not config.score_causal or i <= row]
                 weights = torch.softmax(own[usable] @ queries[row, head] / size**0.5, dim=0)
                 found = dict(zip((place[i] for i in usable), weights.tolist()))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reference is right itself: against the plain model, against a really shortened sequence, and it prunes."""
+"""The reference is right itself: it equals the plain model and a really short sequence, and it prunes."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tiny random Qwen2-VL and Qwen2.5-VL models, and prompts for them built by hand from token ids and pixels.
 
-The weights are scaled so that logits have a standard deviation of about 1 and attention is far from uniform. The clips
-have scenes: in each scene some cells keep their pixels (up to a little noise) and the others change in every frame, so
-that the merge before the language model really finds scenes, static and dynamic tokens.
+The weights are scaled so that logits have a standard deviation of about 1 and attention is far from uniform. The
+clips have scenes: in each scene some cells keep their pixels (up to a little noise) and the others change in
+every frame, so that the merge before the language model really finds scenes, static and dynamic tokens.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def make_image(size: tuple[int, int] = (3, 4), seed: int = 0) -> Clip:
 
 @dataclass(frozen=True)
 class Prompt:
-    """One row without padding: ids (L,), kinds (L,) with 0 text, 1 image, 2 video, and its videos and images in order."""
+    """A row without padding: ids (L,), kinds (L,): 0 text, 1 image, 2 video; its videos and images in order."""
 
     ids: Tensor
     kinds: Tensor
@@ -158,7 +158,7 @@ class Prompt:
 
 
 def make_prompt(*parts: int | Clip | tuple[str, Clip], seed: int = 0) -> Prompt:
-    """Joins text (a number of random tokens), videos (a `Clip`) and images (("image", Clip)) into a prompt."""
+    """Joins text (a number of random tokens), videos (a `Clip`) and images (("image", Clip)) to a prompt."""
     generator = torch.Generator().manual_seed(1000 + seed)
     ids: list[int] = []
     kinds: list[int] = []
