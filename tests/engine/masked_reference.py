@@ -2,12 +2,12 @@
 """An independent forward pass in which nothing is dropped: masks hide what pruning would have dropped.
 
 One row, no cache, no padding, the plain decoder layers in a hand-written loop:
-- a merged token's feature stands at its representative's place with the representative's position; an additive
-  mask hides the video's other tokens from everybody (for the published order the video's tokens are permuted
-  first: those that stand for a merged token in published order, then the hidden ones);
+- a merged token's feature stands at its representative's place with the representative's position, and an
+  additive mask hides the video's other tokens from everybody (for the published order the video's tokens are
+  permuted first: those that stand for a merged token in published order, then the hidden ones);
 - after the chosen layer further masks hide what the question did not choose;
-- with cache compression, rows after the prompt (generated tokens, second turns) see only chosen tokens in every
-  layer, while the prompt's rows see all merged tokens up to the chosen layer.
+- with cache compression, rows after the prompt (generated tokens, second turns) see only chosen tokens in
+  every layer, while the prompt's rows see all merged tokens up to the chosen layer.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from engine.tiny import Prompt
 class Reference:
     """What the reference saw.
 
-    logits: (S, vocabulary) at every original place; original / merged / kept: original places of the row's video
-    tokens, at first / after stage 1 / after stage 2, ascending; tokens, scenes: stage 1 of each video; scores:
-    stage 2's score by place; entering: hidden states that enter the chosen layer, (S, hidden) by original place.
+    logits: (S, vocabulary) by original place; original, merged, kept: original places of the row's video
+    tokens at first, after stage 1 and after stage 2, ascending; tokens, scenes: stage 1 of each video;
+    scores: stage 2's score by place; entering: states that enter the chosen layer, (S, hidden) by place.
     """
 
     logits: Tensor
@@ -55,8 +55,8 @@ def reference(
 ) -> Reference:
     """Logits of the prompt and of `new_ids` (G,) after it (teacher forcing), masked as `config` says.
 
-    order: "merged" or "raster". delta: number the tokens after the prompt as transformers does when it continues
-    from a cache (index + rope delta) instead of counting on from the prompt's last position.
+    order: "merged" or "raster". delta: number the tokens after the prompt as transformers does when it
+    continues from a cache (index + rope delta) instead of counting on from the prompt's last position.
     """
     hidden, positions = _embed(plain, prompt, new_ids, delta)
     length, prompt_length = hidden.shape[0], len(prompt)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tiny random Qwen2-VL and Qwen2.5-VL models, and prompts for them built by hand from token ids and pixels.
 
-The weights are scaled so that logits have a standard deviation of about 1 and attention is far from uniform. The
-clips have scenes: in each scene some cells keep their pixels (up to a little noise) and the others change in
-every frame, so that the merge before the language model really finds scenes, static and dynamic tokens.
+The weights are scaled so that logits have a standard deviation of about 1 and attention is far from uniform.
+The clips have scenes: in each scene some cells keep their pixels (up to a little noise) and the others change
+in every frame, so that the merge before the language model really finds scenes, static and dynamic tokens.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def make_image(size: tuple[int, int] = (3, 4), seed: int = 0) -> Clip:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A row without padding: ids (L,), kinds (L,): 0 text, 1 image, 2 video; its videos and images in order."""
+    """A row without padding: ids (L,), kinds (L,): 0 text, 1 image, 2 video; videos and images in order."""
 
     ids: Tensor
     kinds: Tensor
