@@ -104,7 +104,9 @@ class PruneVidConfig:
         names = [field.name for field in dataclasses.fields(self)]
         unknown = sorted(set(overrides) - set(names))
         if unknown:
-            raise ConfigError(f"{unknown[0]!r} is no setting of PruneVid; the settings are {', '.join(names)}.")
+            raise ConfigError(
+                f"{unknown[0]!r} is no setting of PruneVid; the settings are {', '.join(names)}."
+            )
         return dataclasses.replace(self, **overrides)
 
 
@@ -118,7 +120,9 @@ def _check_kind(name: str, value: Any, hint: Any) -> None:
         if not isinstance(value, bool):
             raise ConfigError(f"{name} is {value!r}, but must be True or False.")
     elif isinstance(value, bool) or not isinstance(value, (int, float) if hint is float else int):
-        raise ConfigError(f"{name} is {value!r}, but must be {'a number' if hint is float else 'a whole number'}.")
+        raise ConfigError(
+            f"{name} is {value!r}, but must be {'a number' if hint is float else 'a whole number'}."
+        )
 
 
 def get_baseline_config() -> PruneVidConfig:

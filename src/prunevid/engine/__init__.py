@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Carries a pruning method into a loaded model and out again."""
+
+from __future__ import annotations
+
+from prunevid.engine.attach import Pruning, attach
+from prunevid.engine.record import TokenMap
+
+__all__ = ["Pruning", "TokenMap", "attach"]

@@ -1,0 +1,337 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`attach`: carries a method into a loaded transformers model by hooks, and takes it out again without a trace."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import threading
+import warnings
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from prunevid.config import PruneVidConfig
+from prunevid.engine import cache as caches
+from prunevid.engine.decode import Decode
+from prunevid.engine.prefill import Prefill, refuse_uncached
+from prunevid.engine.record import Encoded, Summary, TokenMap
+from prunevid.engine.timing import now
+from prunevid.errors import (
+    AlreadyAttachedError,
+    ConfigError,
+    UnprunedWarning,
+    UnsupportedError,
+    UnsupportedModelError,
+)
+from prunevid.methods import resolve
+from prunevid.methods.base import Method
+from prunevid.models import Adapter, adapter_for
+
+_ATTACHED: weakref.WeakKeyDictionary[nn.Module, Pruning] = weakref.WeakKeyDictionary()
+_LOCK = threading.Lock()
+_LAYOUT = "_prunevid_encoded"
+
+
+def attach(
+    model: nn.Module, config_or_method: PruneVidConfig | Method | str = "prunevid", **overrides: Any
+) -> Pruning:
+    """Makes a model prune the videos of its prompts, from now until `detach`.
+
+    The model's own `generate` and `forward` are used as they are; its weights and code stay untouched.
+
+    Args:
+        model: a model of a supported family (`prunevid.models.supported()`).
+        config_or_method: a `PruneVidConfig`, a method, or a method's name.
+        **overrides: settings to change in it, e.g. `keep_ratio=0.2`.
+
+    Returns:
+        A handle: a context manager with `.detach()`, `.stats` and `.maps`.
+
+    Raises:
+        UnsupportedModelError: the family has no adapter, or this model of it can't be pruned.
+        AlreadyAttachedError: a pruning is attached to the model already.
+        ConfigError: a setting is out of range, or its layer beyond the model's depth.
+    """
+    return Pruning(model, resolve(config_or_method, **overrides))
+
+
+class Pruning:
+    """A method attached to a model. Use it as a context manager, or call `detach` when done.
+
+    Attributes:
+        model: the model.
+        method: the method.
+    """
+
+    def __init__(self, model: nn.Module, method: Method):
+        self.model, self.method = model, method
+        self.adapter: Adapter = adapter_for(model)
+        self.base = _find_base(model, self.adapter)
+        self.language_model = self.adapter.language_model(self.base)
+        _check_layer(method, self.adapter, self.language_model.config)
+        self._local = threading.local()
+        self._last: Summary | None = None
+        self._own_features: Any = None
+        self._remembered: dict[str, Any] | None = None
+        self._handles: list[Any] = []
+        with _LOCK:
+            if self.base in _ATTACHED:
+                raise AlreadyAttachedError(
+                    f"The method {_ATTACHED[self.base].method.name!r} is attached to this model already; detach it first."
+                )
+            _ATTACHED[self.base] = self
+        self._attach()
+
+    def __enter__(self) -> Pruning:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.detach()
+
+    def detach(self) -> None:
+        """Takes every hook off the model; safe to call twice."""
+        with _LOCK:
+            if _ATTACHED.get(self.base) is not self:
+                return
+            for handle in self._handles:
+                handle.remove()
+            self._handles.clear()
+            name = self.adapter.feature_function
+            if self._own_features is None:
+                self.base.__dict__.pop(name, None)
+            else:
+                self.base.__dict__[name] = self._own_features
+            self._remembered = None
+            del _ATTACHED[self.base]
+
+    @property
+    def stats(self) -> list[dict[str, Any]]:
+        """What the last prefill kept and cost, one dictionary per row (see `prunevid.stats.row_stats`).
+
+        The last prefill of the calling thread, or, where it ran none, of any thread; empty before the first.
+        """
+        last = self._last_prefill()
+        return last.stats if last else []
+
+    @property
+    def maps(self) -> list[list[TokenMap]]:
+        """What became of every cell in the last prefill: per row, a `TokenMap` for each video."""
+        last = self._last_prefill()
+        return last.maps if last else []
+
+    @contextmanager
+    def reuse(self) -> Iterator[None]:
+        """In its block, a video whose pixel tensor was seen before (the same object) is not encoded or merged again."""
+        self._remembered = {}
+        try:
+            yield
+        finally:
+            self._remembered = None
+
+    def _last_prefill(self) -> Summary | None:
+        return getattr(self._local, "last", None) or self._last
+
+    # ---- hooks ---------------------------------------------------------------------------------------------------
+
+    def _attach(self) -> None:
+        name = self.adapter.feature_function
+        self._own_features = self.base.__dict__.get(name)
+        self.base.__dict__[name] = self._recording(getattr(self.base, name))
+        self._handles = [
+            self.base.register_forward_pre_hook(self._before_base, with_kwargs=True),
+            self.base.register_forward_hook(self._after_base, always_call=True),
+            self.language_model.register_forward_pre_hook(self._before_language_model, with_kwargs=True),
+            self.language_model.register_forward_hook(self._after_language_model, always_call=True),
+        ]
+        if self.model is not self.base:
+            self._handles.append(self.model.register_forward_pre_hook(self._before_model, with_kwargs=True))
+
+    def _recording(self, encode: Any) -> Any:
+        """The feature function, which besides leaves the videos' layouts on its output.
+
+        `generate` encodes before the first forward pass and hands on the output alone, so the output must carry them.
+        """
+        signature = inspect.signature(encode)
+
+        @functools.wraps(encode)  # `generate` reads the signature to pick its arguments
+        def recorded(*args: Any, **kwargs: Any) -> Any:
+            arguments = signature.bind(*args, **kwargs).arguments
+            pixels = next(
+                (v for k, v in arguments.items() if k.startswith("pixel") and isinstance(v, Tensor)), None
+            )
+            output, encoded = self._recall(pixels)
+            if output is None:
+                measure, device = self.method.collect_stats, getattr(pixels, "device", None)
+                start = now(device, measure)
+                output = encode(*args, **kwargs)
+                encoded = Encoded(
+                    self.adapter.layouts(self.base, arguments, output), now(device, measure) - start
+                )
+                self._remember(pixels, output, encoded)
+            if not isinstance(output, tuple):
+                object.__setattr__(output, _LAYOUT, encoded)
+            if (prefill := self._prefill()) is not None:
+                prefill.encoded = encoded
+            return output
+
+        return recorded
+
+    def _recall(self, pixels: Tensor | None) -> tuple[Any, Encoded | None]:
+        if not self._remembered or self._remembered["pixels"]() is not pixels or pixels is None:
+            return None, None
+        # A copy: `generate` repeats the features in place for beams.
+        return copy.copy(self._remembered["output"]), self._remembered["encoded"]
+
+    def _remember(self, pixels: Tensor | None, output: Any, encoded: Encoded) -> None:
+        if self._remembered is not None and pixels is not None:
+            later = Encoded(encoded.layouts, 0.0, encoded.merged)
+            self._remembered = {"pixels": weakref.ref(pixels), "output": copy.copy(output), "encoded": later}
+
+    def _prefill(self) -> Prefill | None:
+        return getattr(self._local, "prefill", None)
+
+    def _before_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Refuses training: a loss can't be computed over tokens that are gone."""
+        arguments = _bind(module, args, kwargs)
+        if arguments.get("labels") is not None and _has_video(arguments) and self._active:
+            raise UnsupportedError(
+                "labels were given, but the logits of a pruned prompt are fewer than its labels; detach to train or to "
+                "compute a loss."
+            )
+
+    @property
+    def _active(self) -> bool:
+        return self.method.merges or self.method.selection_layer is not None
+
+    def _before_base(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Decides whether this forward pass is a prefill, and opens its state."""
+        self._local.prefill = None
+        arguments = _bind(module, args, kwargs)
+        ids, past = arguments.get("input_ids"), arguments.get("past_key_values")
+        if ids is None:
+            embeds = arguments.get("inputs_embeds")
+            if embeds is not None and embeds.shape[1] > 1 and self._active and not _filled(past):
+                warnings.warn(
+                    "inputs_embeds were given instead of input_ids, so the visual tokens can't be told apart and nothing "
+                    "is pruned; pass input_ids.",
+                    UnprunedWarning,
+                    stacklevel=2,
+                )
+            return
+        if ids.shape[1] == 1 and past is not None:
+            return
+        if _filled(past):
+            if _has_video(arguments) and self._active:
+                warnings.warn(
+                    "A new video in a later turn of a conversation is not pruned; start a new cache to prune it.",
+                    UnprunedWarning,
+                    stacklevel=2,
+                )
+            return
+        prefill = Prefill(self.method, self.adapter, self.language_model, ids, module.config)
+        output = (arguments.get("mm_encoder_outputs") or {}).get("video")
+        if output is not None:
+            prefill.encoded = getattr(output, _LAYOUT, None)
+            if prefill.encoded is None and self._active:
+                raise UnsupportedError(
+                    "The video features of this prompt were not encoded by the attached model, or cut in chunks, so "
+                    "their frames are not known; leave prefill_chunk_size unset and pass pixel_values_videos."
+                )
+        if _has_video(arguments) and self.method.selection_layer is not None:
+            refuse_uncached(arguments, self.language_model.config)
+        self._local.prefill = prefill
+
+    def _before_language_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Prefill: stage 1, and stage 2 is armed. Later: masks and positions of the pruned cache."""
+        prefill = self._prefill()
+        if prefill is not None:
+            if prefill.encoded is None and bool(prefill.video_mask.any()) and self._active:
+                raise UnsupportedError(
+                    "The prompt has video tokens but no video was encoded with it; leave prefill_chunk_size unset and pass "
+                    "what the model's processor returned."
+                )
+            if prefill.encoded is not None:
+                prefill.times["vision"] = prefill.encoded.milliseconds
+            device = kwargs["inputs_embeds"].device
+            prefill.started = now(device, self.method.collect_stats)
+            return args, prefill.start(kwargs)
+        past = kwargs.get("past_key_values")
+        if past is None or not getattr(past, "layers", None) or not caches.is_pruned(past.layers[0]):
+            return None
+        self._local.decode = Decode(self.adapter, module, past, kwargs["inputs_embeds"].shape[1])
+        return args, self._local.decode.start(kwargs)
+
+    def _after_language_model(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """Closes what `_before_language_model` opened, after an exception too (`output` is None then)."""
+        decode = getattr(self._local, "decode", None)
+        if decode is not None:
+            self._local.decode = None
+            decode.disarm()
+        prefill = self._prefill()
+        if prefill is None:
+            return
+        self._local.prefill = None
+        try:
+            if output is not None:
+                prefill.finish(output)
+                spent = now(prefill.video_mask.device, self.method.collect_stats) - prefill.started
+                prefill.times["prefill"] = spent - prefill.times.get("merge", 0.0)
+                self._last = self._local.last = prefill.summary()
+        finally:
+            prefill.disarm()
+
+    def _after_base(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self._local.prefill = None
+
+
+def _find_base(model: nn.Module, adapter: Adapter) -> nn.Module:
+    """The innermost module that joins vision and language, also under wrappers such as PEFT's."""
+    for module in model.modules():
+        if "language_model" in module._modules and hasattr(module, adapter.feature_function):
+            return module
+    raise UnsupportedModelError(
+        f"{type(model).__name__} has no part with a language model and {adapter.feature_function}; load the model with "
+        "AutoModelForImageTextToText."
+    )
+
+
+def _check_layer(method: Method, adapter: Adapter, config: Any) -> None:
+    """Refuses a selection layer that the model does not have, and decoders that attend in a window."""
+    layer = method.selection_layer
+    depth, first = config.num_hidden_layers, adapter.first_selection_layer(config)
+    if layer is not None and not first <= layer < depth:
+        raise ConfigError(f"pruning_layer is {layer}, but this model's layers allow {first} to {depth - 1}.")
+    if "sliding_attention" in (getattr(config, "layer_types", None) or []) and (
+        layer is not None or method.merges
+    ):
+        raise UnsupportedModelError(
+            "This model attends in a sliding window, which pruning can't shorten; load it with use_sliding_window=False."
+        )
+
+
+@functools.cache
+def _signature(kind: type) -> inspect.Signature:
+    return inspect.signature(kind.forward)  # type: ignore[attr-defined]
+
+
+def _bind(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """A forward call's arguments by name."""
+    if not args:
+        return kwargs
+    bound = _signature(type(module)).bind_partial(module, *args).arguments
+    return {**bound, **kwargs}
+
+
+def _has_video(arguments: dict[str, Any]) -> bool:
+    encoded = (arguments.get("mm_encoder_outputs") or {}).get("video")
+    return arguments.get("pixel_values_videos") is not None or encoded is not None
+
+
+def _filled(cache: Any) -> bool:
+    """Whether a cache holds tokens already."""
+    return cache is not None and bool(cache.get_seq_length() > 0)

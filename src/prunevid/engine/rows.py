@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the visual tokens of a batch are, and the shorter sequence that stage 1 makes of every row.
+
+Everything that can be decided from token ids is decided on the host after one read; features stay where they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from prunevid.core import MergedVideo
+from prunevid.errors import UnsupportedError
+from prunevid.models.base import VideoLayout
+
+CHUNK_MESSAGE = (
+    "The prompt holds {found} video tokens but the encoder was asked for {known}; pruning needs the whole prompt in one "
+    "forward pass, so leave prefill_chunk_size unset and let the attached model encode its own videos."
+)
+
+
+@dataclass(frozen=True)
+class RowVideo:
+    """One video of one row: which layout of the batch it is, and the places (T*N,) int64 of its cells in the row."""
+
+    index: int
+    layout: VideoLayout
+    cells: Tensor
+
+
+@dataclass(frozen=True)
+class RowPlan:
+    """One row of the unpruned batch, on the host.
+
+    other: (n,) int64 places of the row's valid tokens that are no grid cells (text, images, protected tails).
+    after: number of valid tokens after the last visual token of any kind: the question rows of stage 2.
+    """
+
+    videos: list[RowVideo]
+    other: Tensor
+    after: int
+
+    @property
+    def tokens(self) -> int:
+        """Valid tokens of the row."""
+        return len(self.other) + sum(len(video.cells) for video in self.videos)
+
+    @property
+    def visual(self) -> int:
+        """Visual tokens of the row's videos, protected tails included."""
+        return sum(video.layout.tokens for video in self.videos)
+
+
+def plan_rows(video: Tensor, image: Tensor, valid: Tensor, layouts: list[VideoLayout]) -> list[RowPlan]:
+    """Finds every video of every row.
+
+    Args:
+        video, image, valid: (B, L) boolean on the CPU: placeholders of videos, of images, and tokens that are no padding.
+        layouts: of the videos in the order of the placeholders, before `generate` repeated rows for beams or several
+            return sequences (the rows then are a multiple of what the layouts describe).
+
+    Raises:
+        UnsupportedError: placeholders and layouts don't fit together (a chunk of a prompt, foreign features).
+    """
+    counts = video.sum(1).tolist()
+    if not layouts and not any(counts):
+        return [_plan_row(video[r], image[r], valid[r], []) for r in range(len(counts))]
+    known = sum(layout.tokens for layout in layouts)
+    repeat = sum(counts) // known if known else 0
+    if repeat < 1 or repeat * known != sum(counts) or len(counts) % repeat:
+        raise UnsupportedError(CHUNK_MESSAGE.format(found=sum(counts), known=known))
+    groups = _share_out(counts[::repeat], layouts)
+    return [_plan_row(video[r], image[r], valid[r], groups[r // repeat]) for r in range(len(counts))]
+
+
+def _share_out(counts: list[int], layouts: list[VideoLayout]) -> list[list[tuple[int, VideoLayout]]]:
+    """Deals the layouts to the rows by their numbers of placeholders."""
+    rows: list[list[tuple[int, VideoLayout]]] = []
+    upcoming = iter(enumerate(layouts))
+    for count in counts:
+        row: list[tuple[int, VideoLayout]] = []
+        filled = 0
+        while filled < count:
+            index, layout = next(upcoming)
+            row.append((index, layout))
+            filled += layout.tokens
+        if filled != count:
+            raise UnsupportedError(CHUNK_MESSAGE.format(found=count, known=filled))
+        rows.append(row)
+    return rows
+
+
+def _plan_row(video: Tensor, image: Tensor, valid: Tensor, row: list[tuple[int, VideoLayout]]) -> RowPlan:
+    places = video.nonzero()[:, 0]
+    videos, start = [], 0
+    other = valid.clone()
+    for index, layout in row:
+        cells = places[start : start + layout.cells]
+        videos.append(RowVideo(index, layout, cells))
+        other[cells] = False
+        start += layout.tokens
+    visual = (video | image).nonzero()[:, 0]
+    after = int(valid[int(visual[-1]) + 1 :].sum()) if len(visual) else 0
+    return RowPlan(videos, other.nonzero()[:, 0], after)
+
+
+@dataclass
+class Row:
+    """One row after stage 1, without padding, on the model's device.
+
+    source: (n,) int64, the place in the unpruned row that each token comes from (a merged token: its representative's).
+    visual: (v,) int64, places in this row of the tokens that stage 2 may drop.
+    order: (v,) int64, which merged token (numbered through the row's videos) stands at each of these places.
+    group: (v,) int64, their groups, different for different videos.
+    after: question rows at the row's end.
+    embeds: (n, C), or None where nothing changed.
+    """
+
+    source: Tensor
+    visual: Tensor
+    order: Tensor
+    group: Tensor
+    after: int
+    embeds: Tensor | None
+
+    @property
+    def tokens(self) -> int:
+        """n."""
+        return int(self.source.shape[0])
+
+
+def merge_row(
+    plan: RowPlan, embeds: Tensor, merge: Callable[[RowVideo, Tensor], MergedVideo | None], raster: bool
+) -> tuple[Row, list[MergedVideo | None]]:
+    """Builds one row's shorter sequence.
+
+    Args:
+        plan: the unpruned row.
+        embeds: (L, C) its embeddings, visual features already in place.
+        merge: called once for each video with its features (T, N, C); None where nothing is merged.
+        raster: whether merged tokens stand in the order of their representatives; otherwise in the order of stage 1.
+
+    Returns:
+        The row, and what `merge` returned for each video.
+    """
+    device = embeds.device
+    other = plan.other.to(device)
+    places, keys, features, groups, maps = [other], [other], [embeds[other]], [], []
+    next_group = 0
+    for video in plan.videos:
+        cells = video.cells.to(device)
+        frames = video.layout.frames
+        grid = embeds[cells]
+        merged = merge(video, grid.view(frames, -1, grid.shape[-1]))
+        maps.append(merged)
+        if merged is None:
+            place, feature = cells, grid
+            group = torch.arange(frames, device=device).repeat_interleave(
+                len(cells) // frames, output_size=len(cells)
+            )
+        else:
+            place, feature, group = cells[merged.representative], merged.features, merged.group
+        places.append(place)
+        keys.append(place if raster or merged is None else cells[: len(place)])
+        features.append(feature.to(embeds.dtype))
+        groups.append(group + next_group)
+        next_group += frames * 2
+    order = torch.cat(keys).argsort()
+    texts = len(other)
+    visual = (order >= texts).nonzero()[:, 0] if groups else order[:0]
+    which = order[visual] - texts
+    changed = any(merged is not None for merged in maps)
+    row = Row(
+        source=torch.cat(places)[order],
+        visual=visual,
+        order=which,
+        group=torch.cat(groups)[which] if groups else which,
+        after=plan.after,
+        embeds=torch.cat(features)[order] if changed else None,
+    )
+    return row, maps

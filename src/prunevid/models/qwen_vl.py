@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Qwen2-VL and Qwen2.5-VL: one run of T * H * W tokens a video, (t, h, w) rotary positions."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from torch import nn
+
+from prunevid.errors import UnsupportedError
+from prunevid.models.base import Adapter, VideoLayout
+
+
+class QwenVL(Adapter):
+    """Qwen2-VL and Qwen2.5-VL.
+
+    A video's grid is `video_grid_thw` with height and width divided by the vision tower's spatial merge size; frames
+    were paired before (temporal patch size 2), so a "frame" here is one step of that grid.
+    """
+
+    model_types: ClassVar[frozenset[str]] = frozenset({"qwen2_vl", "qwen2_5_vl"})
+    checkpoints: ClassVar[tuple[str, ...]] = (
+        "Qwen/Qwen2.5-VL-3B-Instruct",
+        "Qwen/Qwen2.5-VL-7B-Instruct",
+        "Qwen/Qwen2.5-VL-72B-Instruct",
+        "Qwen/Qwen2-VL-2B-Instruct",
+        "Qwen/Qwen2-VL-7B-Instruct",
+    )
+    positions: ClassVar[Literal["mrope", "1d"]] = "mrope"
+    token_order: ClassVar[Literal["merged", "raster"]] = "raster"
+
+    def layouts(self, base: nn.Module, arguments: dict[str, Any], output: Any) -> list[VideoLayout]:
+        """See `Adapter.layouts`."""
+        grid = arguments.get("video_grid_thw")
+        if grid is None:
+            raise UnsupportedError(
+                "The video features were asked for without video_grid_thw, so the frames are not known; pass what "
+                "the model's processor returned."
+            )
+        merge = base.visual.spatial_merge_size  # type: ignore[union-attr]
+        return [VideoLayout(int(t), int(h) // int(merge), int(w) // int(merge)) for t, h, w in grid.tolist()]
