@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one run kept and what it cost: token counts, FLOPs, bytes, and the nested dictionary that reports them.
+"""What one run kept and what it cost: token counts, FLOPs, bytes, and the nested dictionary that reports
+them.
 
 Source: `docs/algorithm.md`, section "Accounting". The keys of `row_stats` are a contract with other programs.
 """
@@ -18,8 +19,9 @@ STAGES = ("decode_video", "vision", "merge", "prefill", "decode")
 def decoder_flops(tokens: int, hidden: int, mlp: int) -> float:
     """FLOPs of one decoder layer in one prefill, by FastV's formula, which the paper's table follows.
 
-    4nd^2 (the four projections) + 2n^2d (the two attention products) + 2ndm (an MLP of two matrices). Gated MLPs have
-    three matrices, and grouped keys and values need less than 4nd^2: `measure_flops` gives the real count.
+    4nd^2 (the four projections) + 2n^2d (the two attention products) + 2ndm (an MLP of two matrices). Gated
+    MLPs have three matrices, and grouped keys and values need less than 4nd^2: `measure_flops` gives the real
+    count.
 
     Args:
         tokens: n, tokens of the whole sequence (text and visual).
@@ -40,7 +42,8 @@ def flops_ratio(
         merged: tokens of the whole sequence after stage 1; layers 0 ... M see these.
         kept: tokens of the whole sequence after stage 2; layers M + 1 ... see these.
         layers: decoder layers of the model.
-        selection_layer: M, the 0-based layer after which stage 2 drops tokens; None where stage 2 does not act.
+        selection_layer: M, the 0-based layer after which stage 2 drops tokens; None where stage 2 does not
+            act.
         hidden: width of the model.
         mlp: inner width of its MLP.
 
@@ -48,9 +51,7 @@ def flops_ratio(
         The ratio, in (0, 1] for a pruned run; 1.0 for an empty sequence.
     """
     before = layers if selection_layer is None else min(selection_layer + 1, layers)
-    pruned = before * decoder_flops(merged, hidden, mlp) + (layers - before) * decoder_flops(
-        kept, hidden, mlp
-    )
+    pruned = before * decoder_flops(merged, hidden, mlp) + (layers - before) * decoder_flops(kept, hidden, mlp)
     unpruned = layers * decoder_flops(original, hidden, mlp)
     return pruned / unpruned if unpruned else 1.0
 
@@ -77,14 +78,16 @@ def row_stats(
         static: those of `merged` that are static.
         scenes: scenes that stage 1 found, summed over the row's videos.
         selection_layer: layer after which stage 2 acted; None where it did not.
-        original_bytes: bytes that the row's keys and values would have without pruning, right after the prefill.
+        original_bytes: bytes that the row's keys and values would have without pruning, right after the
+            prefill.
         compressed_bytes: bytes that they have.
         flops_ratio: see `flops_ratio`.
         milliseconds: any of `STAGES`; a missing one counts as 0.0.
 
     Returns:
-        `stage1`: original_tokens, compressed_tokens, reduction_percentage (0 ... 100), static_ratio (static share of the
-        merged tokens), num_segments. `stage2`: original_tokens, compressed_tokens, reduction_percentage, layer.
+        `stage1`: original_tokens, compressed_tokens, reduction_percentage (0 ... 100), static_ratio (static
+        share of the merged tokens), num_segments. `stage2`: original_tokens, compressed_tokens,
+            reduction_percentage, layer.
         `stage3`: original_bytes, compressed_bytes, reduction_ratio (share of the bytes saved, 0 ... 1).
         `total`: retained_ratio (kept / original), flops_ratio. `milliseconds`: the five stages.
         A row without visual tokens has nothing reduced: percentages 0, retained_ratio 1.
@@ -135,8 +138,15 @@ def cache_bytes(cache: Any) -> int:
     return total
 
 
-def measure_flops(run: Callable[[], Result]) -> tuple[int, Result]:
-    """Counts what a call really multiplies, with torch's FlopCounterMode (a multiplication and an addition count two).
+def measure_flops(run: Callable[[], Result], module: str = "Global") -> tuple[int, Result]:
+    """Counts what a call really multiplies, with torch's FlopCounterMode.
+
+    A multiplication with its addition counts two, as in `decoder_flops`.
+
+    Args:
+        run: what to count.
+        module: name of a module's class, or that with the path to a submodule ("Model.language_model"): only
+            what happens in its forward counts. "Global": everything.
 
     Returns:
         The count, and what `run` returned.
@@ -145,7 +155,7 @@ def measure_flops(run: Callable[[], Result]) -> tuple[int, Result]:
 
     with FlopCounterMode(display=False) as counter:
         result = run()
-    return int(counter.get_total_flops()), result
+    return int(sum(counter.get_flop_counts().get(module, {}).values())), result
 
 
 def describe(stats: Mapping[str, Mapping[str, Any]]) -> str:
@@ -154,7 +164,8 @@ def describe(stats: Mapping[str, Mapping[str, Any]]) -> str:
     total = stats["total"]
     where = "" if second["layer"] is None else f" (after layer {second['layer']})"
     return (
-        f"visual tokens {first['original_tokens']} -> {first['compressed_tokens']} -> {second['compressed_tokens']}{where}, "
+        f"visual tokens {first['original_tokens']} -> {first['compressed_tokens']} -> "
+        f"{second['compressed_tokens']}{where}, "
         f"{total['retained_ratio']:.1%} kept; prefill FLOPs {total['flops_ratio']:.1%}; "
         f"cache {third['original_bytes'] / 1024:.0f} -> {third['compressed_bytes'] / 1024:.0f} KiB"
     )

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`prunevid ask CLIP QUESTION`: one question about one clip."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+_MODEL = "Model"
+_PRUNING = "Pruning"
+_FRAMES = "Frames"
+_ANSWER = "Answer"
+
+
+def ask(
+    clip: Annotated[Path, typer.Argument(help="A video file, or a folder of pictures in the order of their names.")],
+    question: Annotated[str, typer.Argument(help="What to ask about the clip.")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A model folder, or an id on the model hub (downloaded). Default: the embedded model.",
+            rich_help_panel=_MODEL,
+        ),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="cpu, cuda, cuda:1, mps. Default: the best there is; cpu for the embedded model.",
+            rich_help_panel=_MODEL,
+        ),
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.", rich_help_panel=_MODEL)] = "auto",
+    attn_implementation: Annotated[
+        str | None,
+        typer.Option(help="Attention kernel: sdpa, eager, flash_attention_2.", rich_help_panel=_MODEL),
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="Pruning method: prunevid (default), none.", rich_help_panel=_PRUNING)
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="Settings by name: paper, conservative (prunes most), aggressive (prunes least), stage1_only, "
+            "baseline (prunes nothing).",
+            rich_help_panel=_PRUNING,
+        ),
+    ] = None,
+    tau: Annotated[
+        float | None,
+        typer.Option(help="A place is static above this similarity over a scene.", rich_help_panel=_PRUNING),
+    ] = None,
+    cluster_ratio: Annotated[
+        float | None,
+        typer.Option(help="Share of tokens that merging leaves, above 0 to 1.", rich_help_panel=_PRUNING),
+    ] = None,
+    temporal_segment_ratio: Annotated[
+        float | None, typer.Option(help="Scene clusters for each frame, above 0 to 1.", rich_help_panel=_PRUNING)
+    ] = None,
+    keep_ratio: Annotated[
+        float | None,
+        typer.Option(help="Share of merged tokens that the question keeps, 0 to 1.", rich_help_panel=_PRUNING),
+    ] = None,
+    pruning_layer: Annotated[
+        int | None,
+        typer.Option(help="Decoder layer (from 0) after which tokens go.", rich_help_panel=_PRUNING),
+    ] = None,
+    max_frames: Annotated[int | None, typer.Option(help="Frames to look at, at most.", rich_help_panel=_FRAMES)] = None,
+    sampling: Annotated[
+        str | None,
+        typer.Option(help="uniform (spread over the clip) or fps (so many a second).", rich_help_panel=_FRAMES),
+    ] = None,
+    fps: Annotated[
+        float | None, typer.Option(help="Frames a second; implies --sampling fps.", rich_help_panel=_FRAMES)
+    ] = None,
+    start: Annotated[float | None, typer.Option(help="Begin at this second.", rich_help_panel=_FRAMES)] = None,
+    end: Annotated[float | None, typer.Option(help="End at this second.", rich_help_panel=_FRAMES)] = None,
+    max_new_tokens: Annotated[
+        int, typer.Option(help="Length of the answer in tokens, at most.", rich_help_panel=_ANSWER)
+    ] = 128,
+    temperature: Annotated[
+        float | None,
+        typer.Option(help="Sample with this temperature instead of greedy decoding.", rich_help_panel=_ANSWER),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the sampling.", rich_help_panel=_ANSWER)] = 0,
+    stats: Annotated[
+        bool, typer.Option("--stats", help="Also print what was kept and what it cost.", rich_help_panel=_ANSWER)
+    ] = False,
+    flops: Annotated[
+        bool,
+        typer.Option("--flops", help="Also count the prefill's FLOPs (two more prefills).", rich_help_panel=_ANSWER),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.", rich_help_panel=_ANSWER)] = False,
+) -> None:
+    """Ask one question about a clip, with a pruned model; greedy decoding unless --temperature is given."""
+    from prunevid.cli import common
+
+    if temperature is not None and temperature <= 0:
+        raise typer.BadParameter("must be above 0 (leave it out for greedy decoding).", param_hint="--temperature")
+    overrides = {
+        "tau": tau,
+        "cluster_ratio": cluster_ratio,
+        "temporal_segment_ratio": temporal_segment_ratio,
+        "keep_ratio": keep_ratio,
+        "pruning_layer": pruning_layer,
+    }
+    qa = common.load(
+        model,
+        method=method,
+        preset=preset,
+        overrides=overrides,
+        device=device,
+        dtype=dtype,
+        attn_implementation=attn_implementation,
+    )
+    import torch
+
+    torch.manual_seed(seed)
+    chosen: dict[str, Any] = {} if temperature is None else {"do_sample": True, "temperature": temperature}
+    answer = qa.ask(
+        clip,
+        question,
+        max_new_tokens=max_new_tokens,
+        max_frames=max_frames,
+        sampling=sampling,
+        fps=fps,
+        start=start,
+        end=end,
+        measure_flops=flops,
+        **chosen,
+    )
+    if as_json:
+        document = common.as_dict(answer)
+        document["model"] = model or "builtin"
+        document["method"] = qa.method.name
+        document["config"] = common.settings(qa.config)
+        common.print_json(document)
+        return
+    typer.echo(answer.text)
+    if (stats or flops) and answer.stats:
+        from rich.console import Console
+
+        Console().print(common.stats_table(answer.stats))

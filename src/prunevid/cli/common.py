@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What several commands share: loading as the options say, tables of statistics, JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from prunevid.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from prunevid.config import PruneVidConfig
+    from prunevid.qa import Answer, VideoQA
+
+STAGE_NAMES = {
+    "decode_video": "reading the clip",
+    "vision": "vision tower",
+    "merge": "merging",
+    "prefill": "prefill",
+    "decode": "decoding",
+}
+
+
+def load(
+    model: str | None,
+    *,
+    method: str | None,
+    preset: str | None,
+    overrides: Mapping[str, Any],
+    device: str | None,
+    dtype: str,
+    attn_implementation: str | None,
+) -> VideoQA:
+    """The model that the options name: the embedded one without `--model`.
+
+    Args:
+        overrides: settings of PruneVid that were given one by one; None values are left out.
+
+    Raises:
+        PruneVidError: whatever is wrong with the options or the model.
+    """
+    from prunevid.choice import choose_method
+    from prunevid.loading import check_dtype, pick_device
+    from prunevid.qa import VideoQA
+
+    given = {name: value for name, value in overrides.items() if value is not None}
+    if method not in (None, "prunevid") and given:
+        raise ConfigError(f"--{next(iter(given)).replace('_', '-')} belongs to the method prunevid, not to {method}.")
+    if model is None:
+        import torch
+
+        from prunevid.builtin import DEFAULTS
+
+        kind = check_dtype(dtype)
+        chosen = choose_method(method or "prunevid", None, preset, None, DEFAULTS).replace(**given)
+        return VideoQA.builtin(
+            chosen,
+            device=pick_device(device or "cpu"),
+            dtype=None if kind == "auto" else getattr(torch, str(kind)),
+            attn_implementation=attn_implementation or "sdpa",
+        )
+    chosen = choose_method(method or "prunevid", None, preset).replace(**given)
+    extra = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
+    return VideoQA.from_pretrained(model, method=chosen, device=device, dtype=dtype, **extra)
+
+
+def settings(config: PruneVidConfig | None) -> dict[str, Any] | None:
+    """A config as a plain dictionary."""
+    import dataclasses
+
+    return None if config is None else dataclasses.asdict(config)
+
+
+def as_dict(answer: Answer) -> dict[str, Any]:
+    """An answer as JSON types."""
+    clip = answer.clip
+    return {
+        "question": answer.question,
+        "answer": answer.text,
+        "clip": {
+            "source": clip.source,
+            "frames": len(clip.times),
+            "times": [round(moment, 6) for moment in clip.times],
+            "width": clip.width,
+            "height": clip.height,
+            "fps": clip.fps,
+            "duration": clip.duration,
+        },
+        "stats": answer.stats,
+    }
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    """Numbers of numpy and torch, and paths, as JSON types."""
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} has no place in JSON.")
+
+
+def stats_table(stats: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Two columns: what, and how much."""
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name, value in stats_lines(stats):
+        table.add_row(f"[dim]{name}[/dim]", value)
+    return table
+
+
+def stats_lines(stats: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """The statistics of one answer in words."""
+    first, second, third, total = (stats[name] for name in ("stage1", "stage2", "stage3", "total"))
+    layer = "no choice" if second["layer"] is None else f"after layer {second['layer']}"
+    lines = [
+        ("visual tokens", f"{first['original_tokens']}"),
+        (
+            "stage 1, merged",
+            f"{first['compressed_tokens']} (-{first['reduction_percentage']:.1f} %; {first['num_segments']} scenes, "
+            f"{first['static_ratio']:.0%} static)",
+        ),
+        (
+            "stage 2, chosen",
+            f"{second['compressed_tokens']} (-{second['reduction_percentage']:.1f} %; {layer})",
+        ),
+        (
+            "stage 3, KV cache",
+            f"{third['original_bytes'] / 1024:.1f} -> {third['compressed_bytes'] / 1024:.1f} KiB "
+            f"(-{100 * third['reduction_ratio']:.1f} %)",
+        ),
+        ("kept", f"{total['retained_ratio']:.1%} of the visual tokens"),
+        ("prefill FLOPs", f"{total['flops_ratio']:.1%} of the unpruned model's, by formula"),
+    ]
+    if "flops_measured_ratio" in total:
+        measured = f"{total['flops_measured_ratio']:.1%}, counted ({total['flops_measured'] / 1e9:.3g} GFLOP)"
+        lines.append(("", measured))
+    times = stats.get("milliseconds", {})
+    lines += [(STAGE_NAMES[name], f"{times[name]:.1f} ms") for name in STAGE_NAMES if name in times]
+    return lines
+
+
+def on_terminal() -> bool:
+    """Whether somebody watches: progress bars are drawn on stderr then, and only then."""
+    return sys.stderr.isatty()

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One call of `model.generate` and what to take from it: texts, statistics, times, counted FLOPs."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+from prunevid.engine.timing import now
+from prunevid.models import adapter_for
+from prunevid.stats import measure_flops
+
+_SAMPLING = (
+    "do_sample",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "typical_p",
+    "epsilon_cutoff",
+    "generation_config",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one call gave, an entry for each row of the batch."""
+
+    texts: list[list[str]]
+    stats: list[dict[str, Any]]
+    maps: list[list[Any]]
+
+
+def greedy_by_default(model: Any, processor: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of `generate` that decode greedily unless `kwargs` say anything about sampling."""
+    options = dict(kwargs)
+    if not any(name in options for name in _SAMPLING):
+        # The model's own generation config may ask for sampling; its temperature would only make a warning.
+        options.update(do_sample=False, temperature=None, top_p=None, top_k=None)
+    elif "do_sample" not in options and "generation_config" not in options:
+        options["do_sample"] = True
+    known = getattr(getattr(model, "generation_config", None), "pad_token_id", None)
+    padding = getattr(getattr(processor, "tokenizer", None), "pad_token_id", None)
+    if known is None and padding is not None:
+        options.setdefault("pad_token_id", padding)
+    return options
+
+
+def generate(model: Any, processor: Any, inputs: dict[str, Any], options: dict[str, Any], pruning: Any) -> Run:
+    """Generates for a batch and reads the pruning's statistics.
+
+    Args:
+        inputs: from `prunevid.prompting.Prompter.encode`; B rows of S tokens, padded on the left.
+        options: for `model.generate`.
+        pruning: the handle that is attached to the model.
+
+    Returns:
+        B rows; several texts a row where several sequences were asked for. `decode` in the milliseconds is
+        what is left of the call when vision, merge and prefill are taken off.
+    """
+    started = now(model.device)
+    out = model.generate(**inputs, **options)
+    spent = now(model.device) - started
+    sequences = getattr(out, "sequences", out)
+    rows, prompt = inputs["input_ids"].shape
+    texts = processor.tokenizer.batch_decode(sequences[:, prompt:], skip_special_tokens=True)
+    each = max(1, len(texts) // rows)
+    stats = _one_per_row(pruning.stats, rows)
+    for row in stats:
+        times = row.get("milliseconds")
+        if times is not None:
+            known = times.get("vision", 0.0) + times.get("merge", 0.0) + times.get("prefill", 0.0)
+            times["decode"] = max(0.0, spent - known)
+    return Run(
+        [[text.strip() for text in texts[row * each : (row + 1) * each]] for row in range(rows)],
+        stats,
+        _one_per_row(getattr(pruning, "maps", None), rows, list),
+    )
+
+
+def _one_per_row(entries: Any, rows: int, empty: Any = dict) -> list[Any]:
+    """Entry for each row; beams and several sequences repeat a row's entry, of which the first is taken."""
+    entries = list(entries or [])
+    if not entries or len(entries) % rows:
+        return [empty() for _ in range(rows)]
+    return [copy.deepcopy(entry) if empty is dict else entry for entry in entries[:: len(entries) // rows]]
+
+
+def count_prefill(model: Any, inputs: dict[str, Any]) -> int:
+    """FLOPs of the language model in one prefill of these inputs, counted, with whatever is attached to the
+    model.
+
+    Merging and scoring count where they happen in it; the vision tower and the output projection don't, as
+    pruning leaves them alone.
+    """
+    adapter = adapter_for(model)
+    language = adapter.language_model(adapter.base_model(model))
+    name = next(name for name, module in model.named_modules() if module is language)
+    options = greedy_by_default(model, None, {"max_new_tokens": 1})
+    return measure_flops(lambda: model.generate(**inputs, **options), f"{type(model).__name__}.{name}")[0]

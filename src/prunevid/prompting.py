@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From clips and questions to what a model's own processor returns, with the frames' true times.
+
+A processor that isn't told when the frames were shown assumes 24 a second, and then all temporal rotary
+positions of a short clip collapse into one (docs/algorithm.md, "Positions"). Every clip therefore travels
+with metadata of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prunevid.errors import InputError, UnsupportedModelError
+from prunevid.video import Clip
+
+CLOCK = 1000.0
+"""Ticks a second, at least, of the clock in which frame times are given to processors."""
+SLACK = 1e-6
+"""Relative; positions are truncated to whole numbers, so a rate that is too high by one rounding would lose a
+step."""
+
+_PER_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids")
+
+
+def true_metadata(clip: Clip) -> Any:
+    """A transformers `VideoMetadata` from which processors read the times that the frames really have.
+
+    Processors take two things from metadata: `sampled_fps` = number of frames / total_num_frames * fps
+    (Qwen2.5-VL makes seconds per grid step of it) and `timestamps` = frames_indices / fps. With a clip's
+    start and end, or with a rate that varies, the container's own numbers make both wrong. So this counts in
+    ticks of a fast clock instead of in the file's frames: `sampled_fps` is the clip's, and `timestamps` are
+    its times to a tick (1 ms or less).
+
+    Args:
+        clip: T sampled frames and the seconds at which they were shown.
+    """
+    from transformers.video_utils import VideoMetadata
+
+    count = len(clip.frames)
+    rate = float(clip.sampled_fps)
+    if not math.isfinite(rate) or rate <= 0:
+        rate = 1.0
+    rate *= 1.0 - SLACK
+    ticks = max(1, math.ceil(CLOCK / rate))
+    clock = rate * ticks
+    return VideoMetadata(
+        total_num_frames=count * ticks,
+        fps=clock,
+        width=int(clip.frames.shape[2]),
+        height=int(clip.frames.shape[1]),
+        duration=clip.duration,
+        video_backend="pyav",
+        frames_indices=[round(time * clock) for time in clip.times],
+    )
+
+
+class Prompter:
+    """Makes model inputs for one model with one processor.
+
+    Args:
+        processor: a transformers processor with a chat template, a tokenizer and a video processor.
+        device: where the tensors go.
+        dtype: type of the pixel values (other tensors keep theirs); None leaves float32.
+
+    Raises:
+        UnsupportedModelError: the processor has no chat template or takes no videos.
+    """
+
+    def __init__(self, processor: Any, device: torch.device | str, dtype: torch.dtype | None = None) -> None:
+        if getattr(processor, "video_processor", None) is None:
+            raise UnsupportedModelError(
+                f"The processor {type(processor).__name__} takes no videos; use a model that comes with a video "
+                "processor."
+            )
+        if not getattr(processor, "chat_template", None):
+            raise UnsupportedModelError(
+                "The model's processor has no chat template, so questions can't be asked; use an instruction-tuned "
+                "model."
+            )
+        self.processor = processor
+        self.device = torch.device(device)
+        self.dtype = dtype
+
+    def check(self, question: object) -> str:
+        """The question without space around it.
+
+        Raises:
+            InputError: it is empty, no text, or holds one of the model's placeholders for pictures and
+                videos.
+        """
+        if not isinstance(question, str):
+            raise InputError(f"A question must be text, but this one is a {type(question).__name__}.")
+        if not question.strip():
+            raise InputError("The question is empty; ask something about the clip.")
+        for name in ("video_token", "image_token"):
+            token = getattr(self.processor, name, None)
+            if isinstance(token, str) and token in question:
+                raise InputError(f"The question contains {token!r}, which stands for frames; leave it out.")
+        return question.strip()
+
+    def text(self, question: str) -> str:
+        """The prompt in the model's chat format, with one placeholder for the video."""
+        content = [{"type": "video"}, {"type": "text", "text": self.check(question)}]
+        rendered = self.processor.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        )
+        return str(rendered)
+
+    def encode(self, clips: Sequence[Clip], questions: Sequence[str]) -> dict[str, Any]:
+        """Model inputs of a batch: row i asks `questions[i]` about `clips[i]`; shorter rows are padded on the
+        left.
+
+        Returns:
+            What the processor returns, on the device: input_ids and attention_mask (B, S), pixel values,
+                grids, ...
+        """
+        options: dict[str, Any] = {}
+        if hasattr(self.processor.video_processor, "cap_pixels_per_frame"):
+            # Long videos stay within the token budget of the family's reference implementation.
+            configured = self.processor.video_processor.cap_pixels_per_frame
+            options["cap_pixels_per_frame"] = True if configured is None else configured
+        inputs = self.processor(
+            text=[self.text(question) for question in questions],
+            videos=[clip.frames for clip in clips],
+            video_metadata=[true_metadata(clip) for clip in clips],
+            do_sample_frames=False,
+            input_data_format="channels_last",
+            padding=True,
+            padding_side="left",
+            return_tensors="pt",
+            **options,
+        )
+        return {name: self._place(name, value) for name, value in inputs.items()}
+
+    def _place(self, name: str, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        if name.startswith("pixel_values") and self.dtype is not None:
+            return value.to(self.device, self.dtype)
+        return value.to(self.device)
+
+
+class VideoPrompt:
+    """The inputs of many questions about one clip: frames are prepared once, and every question gets the same
+    tensors.
+
+    The very same pixel tensor object goes to the model each time, by which the engine knows that it has seen
+    it.
+    """
+
+    def __init__(self, prompter: Prompter, clip: Clip) -> None:
+        self._prompter = prompter
+        self._clip = clip
+        self._first: dict[str, Any] | None = None
+        self._head = ""
+        self._length = 0
+
+    def encode(self, question: str) -> dict[str, Any]:
+        """Model inputs of one question, as `Prompter.encode` gives them for a batch of one."""
+        if self._first is None:
+            self._first = self._prompter.encode([self._clip], [question])
+            self._learn(question)
+            return dict(self._first)
+        head, tail = self._split(question)
+        if self._length and head == self._head:
+            return self._continue(tail)
+        inputs = self._prompter.encode([self._clip], [question])
+        return {name: value if name in _PER_TOKEN else self._first[name] for name, value in inputs.items()}
+
+    def _split(self, question: str) -> tuple[str, str]:
+        """The prompt up to and including the video's placeholder, and the rest."""
+        token = getattr(self._prompter.processor, "video_token", None)
+        if not isinstance(token, str):
+            return "", ""
+        head, found, tail = self._prompter.text(question).rpartition(token)
+        return head + found, tail
+
+    def _tokens(self, text: str) -> Tensor:
+        ids = self._prompter.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return torch.tensor(ids, dtype=torch.long, device=self._prompter.device)
+
+    def _learn(self, question: str) -> None:
+        """Finds where the question starts, if tokenising the rest on its own gives the same tokens."""
+        inputs = self._first or {}
+        row = inputs["input_ids"][0]
+        per_token = [name for name, value in inputs.items() if getattr(value, "shape", None) == (1, len(row))]
+        head, tail = self._split(question)
+        if not head or not set(per_token) <= set(_PER_TOKEN):
+            return
+        rest = self._tokens(tail)
+        if 0 < len(rest) < len(row) and torch.equal(row[-len(rest) :], rest):
+            self._head, self._length = head, len(row) - len(rest)
+
+    def _continue(self, tail: str) -> dict[str, Any]:
+        """The first question's inputs with another question behind the video."""
+        first = self._first or {}
+        rest = self._tokens(tail)[None]
+        fill = {"input_ids": rest, "attention_mask": torch.ones_like(rest)}
+        fill["mm_token_type_ids"] = torch.zeros_like(rest)
+        return {
+            name: torch.cat([value[:, : self._length], fill[name].to(value.dtype)], dim=1)
+            if name in _PER_TOKEN
+            else value
+            for name, value in first.items()
+        }

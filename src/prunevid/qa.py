@@ -1,0 +1,394 @@
+# SPDX-License-Identifier: Apache-2.0
+"""VideoQA: load a video language model, ask it about clips, with any pruning method or none."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+
+from prunevid import methods, models
+from prunevid.answers import Answer, ClipInfo
+from prunevid.choice import choose_method
+from prunevid.config import PruneVidConfig
+from prunevid.engine import Pruning, attach
+from prunevid.errors import InputError, UnsupportedError
+from prunevid.generation import Run, count_prefill, generate, greedy_by_default
+from prunevid.loading import load as load_model
+from prunevid.methods import Method
+from prunevid.prompting import Prompter, VideoPrompt
+from prunevid.video import Clip, load_clip
+
+__all__ = ["Answer", "ClipInfo", "OpenVideo", "VideoQA", "choose_method"]
+
+
+class VideoQA:
+    """A model that answers questions about clips, pruned by a method.
+
+    The model is pruned only while a question is being answered (and while a clip is held open): between calls
+    it is the stock model, without a hook. Calls from several threads are answered one after the other.
+
+    Args:
+        model: a loaded model of a supported family.
+        processor: its processor.
+        method, config, preset, retention_ratio: see `choose_method`.
+
+    Raises:
+        UnsupportedModelError: the model's family has no adapter, or its processor takes no videos.
+        ConfigError: the method's settings don't fit the model, or contradict each other.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        *,
+        method: str | Method | None = "prunevid",
+        config: PruneVidConfig | None = None,
+        preset: str | None = None,
+        retention_ratio: float | None = None,
+    ) -> None:
+        models.adapter_for(model)
+        self.model = model
+        self.processor = processor
+        self.method = choose_method(method, config, preset, retention_ratio)
+        dtype = model.dtype if getattr(model.dtype, "is_floating_point", False) else None
+        self._prompter = Prompter(processor, model.device, dtype)
+        self._lock = threading.RLock()
+        self._pruning: Pruning | None = None
+        self._users = 0
+        self._open = 0
+        self._reuse = ExitStack()
+        self._warm = False
+        attach(
+            model, self.method
+        ).detach()  # settings that don't fit the model are refused here, not at the first question
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model_id_or_path: str | os.PathLike[str],
+        *,
+        method: str | Method | None = "prunevid",
+        config: PruneVidConfig | None = None,
+        preset: str | None = None,
+        retention_ratio: float | None = None,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = "auto",
+        processor_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> VideoQA:
+        """Loads a model from a folder or the hub; see `prunevid.loading.load` for the loading arguments.
+
+        `kwargs` (device_map, attn_implementation, quantization_config, revision, trust_remote_code, ...) go
+        to transformers' `from_pretrained` as they are. A folder never makes anything be downloaded.
+
+        Raises:
+            InputError, UnsupportedModelError, ConfigError: see `load` and `choose_method`.
+        """
+        chosen = choose_method(method, config, preset, retention_ratio)  # before weights are read
+        model, processor = load_model(
+            model_id_or_path, device=device, dtype=dtype, processor_kwargs=processor_kwargs, **kwargs
+        )
+        return cls(model, processor, method=chosen)
+
+    @classmethod
+    def builtin(
+        cls,
+        method: str | Method | None = "prunevid",
+        retention_ratio: float | None = None,
+        *,
+        config: PruneVidConfig | None = None,
+        preset: str | None = None,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | None = None,
+        attn_implementation: str = "sdpa",
+    ) -> VideoQA:
+        """The embedded model, which needs no network and no GPU; settings default to what suits its depth."""
+        from prunevid import builtin
+
+        chosen = choose_method(method, config, preset, retention_ratio, builtin.DEFAULTS)
+        model, processor = builtin.load(device=device, dtype=dtype, attn_implementation=attn_implementation)
+        return cls(model, processor, method=chosen)
+
+    @property
+    def config(self) -> PruneVidConfig | None:
+        """The settings of "prunevid"; None for another method."""
+        config = getattr(self.method, "config", None)
+        return config if isinstance(config, PruneVidConfig) else None
+
+    def load_clip(
+        self,
+        clip: Any = None,
+        *,
+        images: Sequence[Any] | None = None,
+        max_frames: int | None = None,
+        sampling: str | None = None,
+        fps: float | None = None,
+        start: float | None = None,
+        end: float | None = None,
+        **options: Any,
+    ) -> Clip:
+        """The frames that `ask` would see.
+
+        Args:
+            clip: a video file, a folder of frames, a list of pictures or arrays, or a `Clip`, which passes as
+                it is.
+            images: pictures to be taken as the frames, instead of `clip`.
+            max_frames, sampling: None takes the config's.
+            fps: frames to take in a second; implies sampling "fps".
+            start, end: seconds.
+            options: further ones of `prunevid.video.load_clip`.
+
+        Raises:
+            InputError: there is nothing to see, or it can't be read.
+        """
+        if (clip is None) == (images is None):
+            raise InputError("Give either a clip or images, and not both.")
+        if isinstance(clip, Clip):
+            return clip
+        config = self.config or PruneVidConfig()
+        if sampling is None:
+            sampling = "fps" if fps is not None else config.video_sampling
+        return load_clip(
+            list(images) if images is not None else clip,
+            max_frames=config.max_frames if max_frames is None else max_frames,
+            sampling=sampling,
+            fps=fps,
+            start=start,
+            end=end,
+            **options,
+        )
+
+    def ask(
+        self,
+        clip: Any,
+        question: str,
+        *,
+        max_new_tokens: int = 128,
+        max_frames: int | None = None,
+        sampling: str | None = None,
+        fps: float | None = None,
+        start: float | None = None,
+        end: float | None = None,
+        images: Sequence[Any] | None = None,
+        streamer: Any = None,
+        measure_flops: bool = False,
+        **generate_kwargs: Any,
+    ) -> Answer:
+        """Answers one question.
+
+        Args:
+            clip, images, max_frames, sampling, fps, start, end: see `load_clip`.
+            question: text.
+            max_new_tokens: length of the answer, at most.
+            streamer: a transformers streamer that gets the tokens as they come.
+            measure_flops: also count what the language model's prefill really multiplies, with and without
+                pruning (two more prefills): total.flops_measured, .flops_measured_unpruned and
+                    .flops_measured_ratio.
+            generate_kwargs: for `model.generate`; decoding is greedy unless they say otherwise.
+
+        Raises:
+            InputError: the clip can't be read, or the question is empty.
+        """
+        self._prompter.check(question)
+        seen, spent = self._timed_clip(
+            clip, images=images, max_frames=max_frames, sampling=sampling, fps=fps, start=start, end=end
+        )
+        inputs = self._prompter.encode([seen], [question])
+        options = self._options(max_new_tokens, streamer, generate_kwargs)
+        with self._lock:
+            with self._attached() as pruning:
+                run = generate(self.model, self.processor, inputs, options, pruning)
+                flops = count_prefill(self.model, inputs) if measure_flops else 0
+            answer = self._answers(run, [seen], [question], [spent])[0]
+            if measure_flops:
+                answer.stats.setdefault("total", {}).update(self._flops(inputs, flops))
+        return answer
+
+    def ask_batch(
+        self,
+        pairs: Sequence[tuple[Any, str]],
+        *,
+        max_new_tokens: int = 128,
+        max_frames: int | None = None,
+        sampling: str | None = None,
+        fps: float | None = None,
+        start: float | None = None,
+        end: float | None = None,
+        **generate_kwargs: Any,
+    ) -> list[Answer]:
+        """Answers many questions in one batch, each about a clip of its own; see `ask`.
+
+        Times in the stats are those of the whole batch, but for decode_video. A clip that occurs often is
+        read once.
+        """
+        for _, question in pairs:
+            self._prompter.check(question)
+        if not pairs:
+            return []
+        loaded: dict[Any, tuple[Clip, float]] = {}
+        for clip, _ in pairs:
+            if _key(clip) not in loaded:
+                loaded[_key(clip)] = self._timed_clip(
+                    clip, max_frames=max_frames, sampling=sampling, fps=fps, start=start, end=end
+                )
+        clips = [loaded[_key(clip)][0] for clip, _ in pairs]
+        spent = [loaded[_key(clip)][1] for clip, _ in pairs]
+        questions = [question for _, question in pairs]
+        inputs = self._prompter.encode(clips, questions)
+        options = self._options(max_new_tokens, None, generate_kwargs)
+        with self._lock, self._attached() as pruning:
+            run = generate(self.model, self.processor, inputs, options, pruning)
+            return self._answers(run, clips, questions, spent)
+
+    @contextmanager
+    def open(self, clip: Any = None, **options: Any) -> Iterator[OpenVideo]:
+        """Holds one clip open for many questions: it is read, encoded and merged once.
+
+        Args:
+            clip, options: see `load_clip`.
+        """
+        seen, spent = self._timed_clip(clip, **options)
+        with self._attached() as pruning:
+            with self._lock:
+                self._open += 1
+                if self._open == 1:
+                    self._reuse.enter_context(pruning.reuse())
+            try:
+                yield OpenVideo(self, seen, spent)
+            finally:
+                with self._lock:
+                    self._open -= 1
+                    if self._open == 0:
+                        self._reuse.close()
+
+    def compare(
+        self,
+        clip: Any,
+        question: str,
+        *,
+        max_new_tokens: int = 128,
+        images: Sequence[Any] | None = None,
+        **options: Any,
+    ) -> tuple[Answer, Answer]:
+        """The same question without pruning and with it: (unpruned, pruned).
+
+        The first call runs the model once before, so that neither side pays for a cold start.
+
+        Args:
+            options: `max_frames`, `sampling`, `fps`, `start` and `end` of `load_clip`; the rest goes to
+                `generate`.
+
+        Raises:
+            UnsupportedError: a clip is held open.
+        """
+        self._prompter.check(question)
+        reading = {name: options.pop(name, None) for name in ("max_frames", "sampling", "fps", "start", "end")}
+        seen, spent = self._timed_clip(clip, images=images, **reading)
+        inputs = self._prompter.encode([seen], [question])
+        chosen = self._options(max_new_tokens, None, options)
+        answers = []
+        with self._lock:
+            self._refuse_open("compare")
+            if not self._warm:
+                self.model.generate(**inputs, **{**chosen, "max_new_tokens": 1})
+                self._warm = True
+            for method in (methods.get("none"), self.method):
+                with attach(self.model, method) as pruning:
+                    run = generate(self.model, self.processor, inputs, chosen, pruning)
+                answers += self._answers(run, [seen], [question], [spent])
+        return answers[0], answers[1]
+
+    @contextmanager
+    def _attached(self) -> Iterator[Pruning]:
+        """The model, pruned; the handle is shared by all who are inside."""
+        with self._lock:
+            if self._pruning is None:
+                self._pruning = attach(self.model, self.method)
+            pruning = self._pruning
+            self._users += 1
+        try:
+            yield pruning
+        finally:
+            with self._lock:
+                self._users -= 1
+                if self._users == 0:
+                    self._pruning = None
+                    pruning.detach()
+
+    def _refuse_open(self, what: str) -> None:
+        if self._pruning is not None:
+            raise UnsupportedError(f"{what} needs the unpruned model; close the clips that are held open first.")
+
+    def _timed_clip(self, clip: Any, **options: Any) -> tuple[Clip, float]:
+        """The clip, and the milliseconds that it took to read."""
+        started = time.perf_counter()
+        seen = self.load_clip(clip, **options)
+        return seen, 1000.0 * (time.perf_counter() - started)
+
+    def _options(self, max_new_tokens: int, streamer: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        if max_new_tokens < 1:
+            raise InputError(f"max_new_tokens is {max_new_tokens}, but must be at least 1.")
+        options = greedy_by_default(self.model, self.processor, kwargs)
+        options["max_new_tokens"] = max_new_tokens
+        if streamer is not None:
+            options["streamer"] = streamer
+        return options
+
+    def _flops(self, inputs: dict[str, Any], pruned: int) -> dict[str, float]:
+        self._refuse_open("measure_flops")
+        plain = count_prefill(self.model, inputs)
+        return {
+            "flops_measured": pruned,
+            "flops_measured_unpruned": plain,
+            "flops_measured_ratio": pruned / plain if plain else 1.0,
+        }
+
+    @staticmethod
+    def _answers(run: Run, clips: Sequence[Clip], questions: Sequence[str], spent: Sequence[float]) -> list[Answer]:
+        answers = []
+        for row, (clip, question) in enumerate(zip(clips, questions)):
+            stats = run.stats[row]
+            if "milliseconds" in stats:
+                stats["milliseconds"]["decode_video"] = spent[row]
+            texts = run.texts[row]
+            answers.append(Answer(texts[0], stats, question, ClipInfo.of(clip), tuple(texts), run.maps[row]))
+        return answers
+
+
+class OpenVideo:
+    """A clip that is held open; made by `VideoQA.open`."""
+
+    def __init__(self, qa: VideoQA, clip: Clip, spent: float) -> None:
+        self.clip = clip
+        self._qa = qa
+        self._spent = spent
+        self._prompt = VideoPrompt(qa._prompter, clip)
+
+    def ask(self, question: str, *, max_new_tokens: int = 128, streamer: Any = None, **generate_kwargs: Any) -> Answer:
+        """Answers a question about the clip; see `VideoQA.ask`.
+
+        In the stats, decode_video, vision and merge are what this question cost: nothing from the second one
+            on.
+        """
+        qa = self._qa
+        qa._prompter.check(question)
+        if qa._pruning is None or not qa._open:
+            raise InputError("The clip was closed; ask inside `with qa.open(clip) as video:`.")
+        options = qa._options(max_new_tokens, streamer, generate_kwargs)
+        with qa._lock, qa._attached() as pruning:
+            run = generate(qa.model, qa.processor, self._prompt.encode(question), options, pruning)
+            answer = qa._answers(run, [self.clip], [question], [self._spent])[0]
+            self._spent = 0.0
+        return answer
+
+
+def _key(clip: Any) -> Any:
+    """The same key for the same file, and for the same object."""
+    return str(clip) if isinstance(clip, (str, os.PathLike)) else id(clip)
