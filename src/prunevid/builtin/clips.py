@@ -35,8 +35,8 @@ def make_clip(seed: int, split: str = "test", *, questions: int = 12) -> Synthet
 
     Args:
         seed: 0 or more.
-        split: "train", "test" or "dev" (looked at while training); its number is part of the random stream's entropy, so no clip of one split comes
-            from the stream of any clip of the other.
+        split: "train", "test" or "dev" (looked at while training). Its number is part of the random stream's
+            entropy, so no clip of one split comes from the stream of any clip of another.
         questions: at most so many questions.
 
     Raises:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import types
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,7 +52,7 @@ class Batch:
 
 
 def make_batch(first: int, clips: int, split: str, questions: int, *, augment: bool) -> Batch:
-    """Clips `first` ... `first + clips - 1` of a split with up to that many questions each; the same ones every time."""
+    """Clips `first` ... `first + clips - 1` of a split with up to that many questions each, the same every time."""
     made = [make_clip(seed, split, questions=questions) for seed in range(first, first + clips)]
     frames = torch.from_numpy(np.stack([clip.frames for clip in made])).permute(0, 1, 4, 2, 3).float().div_(255.0)
     if augment:
@@ -63,7 +64,7 @@ def make_batch(first: int, clips: int, split: str, questions: int, *, augment: b
 
 def _augment(frames: Tensor, rng: np.random.Generator) -> Tensor:
     """What a video file does to a clip, per clip at random: blur or ringing, colour gains and offsets, noise."""
-    batch, times, channels, height, width = frames.shape
+    batch, _, channels, _, _ = frames.shape
     soft = torch.from_numpy(rng.uniform(-0.04, 0.13, size=(batch, 1, 1, 1, 1)).astype(np.float32))
     blurred = frames.clone()
     for dim in (3, 4):
@@ -152,7 +153,8 @@ def answer_loss(
 
 def optimizers(model: Qwen2_5_VLForConditionalGeneration, heads: Heads) -> dict[str, torch.optim.Optimizer]:
     """Muon for the hidden matrices; AdamW for embeddings, the patch projection, biases, norms and the heads."""
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, weight in model.named_parameters():
         hidden = weight.ndim == 2 and "embed" not in name and "lm_head" not in name
         (matrices if hidden else others).append(weight)
@@ -172,7 +174,7 @@ def fast_vision_attention(model: Qwen2_5_VLForConditionalGeneration) -> None:
     one call for each chunk. Same result; training only."""
     size = GRID[1] * GRID[2]
 
-    def forward(self: nn.Module, hidden_states: Tensor, position_embeddings: tuple, **_: object) -> Tensor:
+    def forward(self: Any, hidden_states: Tensor, position_embeddings: tuple, **_: object) -> Tensor:
         query, key, value = self.qkv(hidden_states).reshape(-1, 3, self.num_heads, self.head_dim).unbind(1)
         query, key = apply_rotary_pos_emb_vision(query, key, *position_embeddings)
         parts = [x.reshape(-1, size, self.num_heads, self.head_dim).transpose(1, 2) for x in (query, key, value)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many questions behind one clip in one sequence: each sees the clip and itself only, at the positions it would have alone.
+"""Many questions behind one clip in one sequence: each sees the clip and itself only, at the positions it has alone.
 
 A packed forward gives the same logits as one forward for each question; training is several times cheaper with it.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Questions about a planned clip, each with one word as its answer; only what the plan answers without doubt is asked."""
+"""Questions about a planned clip, each with one word as its answer; only what the plan settles is asked."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 """Trains the embedded model from scratch: `python -m prunevid.builtin.train --out DIR [--minutes M] [--resume]`.
 
 Everything is rendered on the fly from seeds, so a run needs nothing but this package. The budget is wall-clock time (or
-`--steps`, for a run that can be repeated exactly): the first tenth trains the vision tower alone, the rest is end to end.
-A checkpoint is written every three minutes and at the end; `--resume` goes on from the last one as if nothing had
+`--steps`, for a run that can be repeated exactly): the first tenth trains the vision tower alone, the rest is end to
+end. A checkpoint is written every three minutes and at the end; `--resume` goes on from the last one as if nothing had
 happened. At the end `model.safetensors` (bfloat16) lies in DIR. Accuracy stays flat for a while (the model must first
 learn to look things up) and then jumps: do not stop early.
 """
