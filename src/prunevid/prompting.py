@@ -28,35 +28,29 @@ _PER_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids")
 
 
 def true_metadata(clip: Clip) -> Any:
-    """A transformers `VideoMetadata` from which processors read the times that the frames really have.
+    """`Clip.metadata` on a finer clock, as a transformers `VideoMetadata`.
 
-    Processors take two things from metadata: `sampled_fps` = number of frames / total_num_frames * fps
-    (Qwen2.5-VL makes seconds per grid step of it) and `timestamps` = frames_indices / fps. With a clip's
-    start and end, or with a rate that varies, the container's own numbers make both wrong. So this counts in
-    ticks of a fast clock instead of in the file's frames: `sampled_fps` is the clip's, and `timestamps` are
-    its times to a tick (1 ms or less).
+    Processors take two things from metadata: `sampled_fps` = number of frames / total_num_frames * fps (Qwen2.5-VL
+    makes the seconds of a grid step of it) and `timestamps` = frames_indices / fps. Counted in the file's frames,
+    both are rounded, for total_num_frames is whole: by some percent in a short part of a clip. Counted in ticks of
+    a fast clock, `sampled_fps` is the clip's to a millionth and the timestamps are its times to a millisecond.
 
     Args:
         clip: T sampled frames and the seconds at which they were shown.
     """
     from transformers.video_utils import VideoMetadata
 
-    count = len(clip.frames)
     rate = float(clip.sampled_fps)
     if not math.isfinite(rate) or rate <= 0:
         rate = 1.0
     rate *= 1.0 - SLACK
     ticks = max(1, math.ceil(CLOCK / rate))
     clock = rate * ticks
-    return VideoMetadata(
-        total_num_frames=count * ticks,
-        fps=clock,
-        width=int(clip.frames.shape[2]),
-        height=int(clip.frames.shape[1]),
-        duration=clip.duration,
-        video_backend="pyav",
-        frames_indices=[round(time * clock) for time in clip.times],
-    )
+    fields = clip.metadata()
+    fields["total_num_frames"] = len(clip) * ticks
+    fields["fps"] = clock
+    fields["frames_indices"] = [round(time * clock) for time in clip.times]
+    return VideoMetadata(**fields)
 
 
 class Prompter:

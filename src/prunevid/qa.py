@@ -24,6 +24,8 @@ from prunevid.methods import Method
 from prunevid.prompting import Prompter, VideoPrompt
 from prunevid.video import Clip, load_clip
 
+_READING = ("max_frames", "sampling", "fps", "source_fps", "start", "end", "limits", "progress")
+
 __all__ = ["Answer", "ClipInfo", "OpenVideo", "VideoQA", "choose_method"]
 
 
@@ -143,7 +145,7 @@ class VideoQA:
             max_frames, sampling: None takes the config's.
             fps: frames to take in a second; implies sampling "fps".
             start, end: seconds.
-            options: further ones of `prunevid.video.load_clip`.
+            options: `source_fps`, `limits` and `progress` of `prunevid.video.load_clip`.
 
         Raises:
             InputError: there is nothing to see, or it can't be read.
@@ -179,7 +181,7 @@ class VideoQA:
         images: Sequence[Any] | None = None,
         streamer: Any = None,
         measure_flops: bool = False,
-        **generate_kwargs: Any,
+        **options: Any,
     ) -> Answer:
         """Answers one question.
 
@@ -191,17 +193,17 @@ class VideoQA:
             measure_flops: also count what the language model's prefill really multiplies, with and without
                 pruning (two more prefills): total.flops_measured, .flops_measured_unpruned and
                     .flops_measured_ratio.
-            generate_kwargs: for `model.generate`; decoding is greedy unless they say otherwise.
+            options: `source_fps`, `limits` and `progress` of `prunevid.video.load_clip`; the rest goes to
+                `model.generate`. Decoding is greedy unless they say otherwise.
 
         Raises:
             InputError: the clip can't be read, or the question is empty.
         """
         self._prompter.check(question)
-        seen, spent = self._timed_clip(
-            clip, images=images, max_frames=max_frames, sampling=sampling, fps=fps, start=start, end=end
-        )
+        chosen = {"max_frames": max_frames, "sampling": sampling, "fps": fps, "start": start, "end": end}
+        seen, spent = self._timed_clip(clip, images=images, **chosen, **_take_reading(options))
         inputs = self._prompter.encode([seen], [question])
-        options = self._options(max_new_tokens, streamer, generate_kwargs)
+        options = self._options(max_new_tokens, streamer, options)
         with self._lock:
             with self._attached() as pruning:
                 run = generate(self.model, self.processor, inputs, options, pruning)
@@ -211,40 +213,35 @@ class VideoQA:
                 answer.stats.setdefault("total", {}).update(self._flops(inputs, flops))
         return answer
 
-    def ask_batch(
-        self,
-        pairs: Sequence[tuple[Any, str]],
-        *,
-        max_new_tokens: int = 128,
-        max_frames: int | None = None,
-        sampling: str | None = None,
-        fps: float | None = None,
-        start: float | None = None,
-        end: float | None = None,
-        **generate_kwargs: Any,
-    ) -> list[Answer]:
-        """Answers many questions in one batch, each about a clip of its own; see `ask`.
+    def ask_batch(self, pairs: Sequence[tuple[Any, str]], *, max_new_tokens: int = 128, **options: Any) -> list[Answer]:
+        """Answers many questions in one batch, each about a clip of its own.
 
-        Times in the stats are those of the whole batch, but for decode_video. A clip that occurs often is
-        read once.
+        Times in the stats are those of the whole batch, but for decode_video. A clip that occurs often is read once.
+
+        Args:
+            pairs: (clip, question).
+            max_new_tokens: length of each answer, at most.
+            options: those of `load_clip` for all clips; the rest goes to `model.generate`.
+
+        Raises:
+            InputError: see `ask`.
         """
         for _, question in pairs:
             self._prompter.check(question)
         if not pairs:
             return []
+        reading = _take_reading(options)
+        chosen = self._options(max_new_tokens, None, options)
         loaded: dict[Any, tuple[Clip, float]] = {}
         for clip, _ in pairs:
             if _key(clip) not in loaded:
-                loaded[_key(clip)] = self._timed_clip(
-                    clip, max_frames=max_frames, sampling=sampling, fps=fps, start=start, end=end
-                )
+                loaded[_key(clip)] = self._timed_clip(clip, **reading)
         clips = [loaded[_key(clip)][0] for clip, _ in pairs]
         spent = [loaded[_key(clip)][1] for clip, _ in pairs]
         questions = [question for _, question in pairs]
         inputs = self._prompter.encode(clips, questions)
-        options = self._options(max_new_tokens, None, generate_kwargs)
         with self._lock, self._attached() as pruning:
-            run = generate(self.model, self.processor, inputs, options, pruning)
+            run = generate(self.model, self.processor, inputs, chosen, pruning)
             return self._answers(run, clips, questions, spent)
 
     @contextmanager
@@ -289,8 +286,7 @@ class VideoQA:
             UnsupportedError: a clip is held open.
         """
         self._prompter.check(question)
-        reading = {name: options.pop(name, None) for name in ("max_frames", "sampling", "fps", "start", "end")}
-        seen, spent = self._timed_clip(clip, images=images, **reading)
+        seen, spent = self._timed_clip(clip, images=images, **_take_reading(options))
         inputs = self._prompter.encode([seen], [question])
         chosen = self._options(max_new_tokens, None, options)
         answers = []
@@ -387,6 +383,11 @@ class OpenVideo:
             answer = qa._answers(run, [self.clip], [question], [self._spent])[0]
             self._spent = 0.0
         return answer
+
+
+def _take_reading(options: dict[str, Any]) -> dict[str, Any]:
+    """Takes out of `options` what `VideoQA.load_clip` understands."""
+    return {name: options.pop(name) for name in _READING if name in options}
 
 
 def _key(clip: Any) -> Any:

@@ -25,8 +25,14 @@ from transformers import (
 )
 
 LAYERS = 4
-SPECIAL = ["<|pad|>", "<|unk|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
-WORDS = ["system", "user", "assistant", "what", "which", "colour", "moves", "is", "the", "a", "red", "blue", "green", "circle", "square", "?", ".", "happens", "who"]
+SPECIAL = (
+    *("<|pad|>", "<|unk|>", "<|im_start|>", "<|im_end|>"),
+    *("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"),
+)
+WORDS = (
+    *("system", "user", "assistant", "what", "which", "colour", "moves", "is", "the", "a", "who", "happens"),
+    *("red", "blue", "green", "circle", "square", "?", "."),
+)
 TEMPLATE = (
     "{% for message in messages %}<|im_start|> {{ message['role'] }} "
     "{% for part in message['content'] %}"

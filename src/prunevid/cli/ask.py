@@ -76,6 +76,18 @@ def ask(
     ] = None,
     start: Annotated[float | None, typer.Option(help="Begin at this second.", rich_help_panel=_FRAMES)] = None,
     end: Annotated[float | None, typer.Option(help="End at this second.", rich_help_panel=_FRAMES)] = None,
+    source_fps: Annotated[
+        float | None,
+        typer.Option(help="Frames a second of a folder of pictures; 1 by default.", rich_help_panel=_FRAMES),
+    ] = None,
+    max_seconds: Annotated[
+        float | None,
+        typer.Option(help="Refuse clips longer than this; 4 hours by default.", rich_help_panel=_FRAMES),
+    ] = None,
+    max_pixels: Annotated[
+        int | None,
+        typer.Option(help="Refuse frames of more pixels; 4096 x 4096 by default.", rich_help_panel=_FRAMES),
+    ] = None,
     max_new_tokens: Annotated[
         int, typer.Option(help="Length of the answer in tokens, at most.", rich_help_panel=_ANSWER)
     ] = 128,
@@ -127,6 +139,8 @@ def ask(
         fps=fps,
         start=start,
         end=end,
+        source_fps=source_fps,
+        limits=_limits(max_seconds, max_pixels),
         measure_flops=flops,
         **chosen,
     )
@@ -142,3 +156,11 @@ def ask(
         from rich.console import Console
 
         Console().print(common.stats_table(answer.stats))
+
+
+def _limits(max_seconds: float | None, max_pixels: int | None) -> Any:
+    """The limits of `prunevid.video` with those that were given changed."""
+    from prunevid.video import Limits
+
+    given = {"max_seconds": max_seconds, "max_pixels": max_pixels}
+    return Limits(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]

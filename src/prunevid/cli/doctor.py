@@ -176,7 +176,7 @@ def model() -> list[Check]:
         qa = VideoQA.builtin()
         loaded = time.perf_counter() - started
         clip = make_clip(0)
-        said = qa.ask(list(clip.frames), clip.questions[0].text, fps=clip.fps, max_new_tokens=1)
+        said = qa.ask(list(clip.frames), clip.questions[0].text, source_fps=clip.fps, max_new_tokens=1)
         detail = f"loads in {loaded:.1f} s and answers ({said.text!r})"
         found.append(Check("models", "embedded model", True, detail, True))
     except Exception as error:  # whatever goes wrong here is the finding
