@@ -16,3 +16,17 @@ from prunevid.config import (
 from prunevid.engine import Pruning, attach
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "PruneVidConfig",
+    "Pruning",
+    "attach",
+    "get_aggressive_config",
+    "get_baseline_config",
+    "get_conservative_config",
+    "get_paper_config",
+    "get_preset",
+    "get_stage1_only_config",
+    "methods",
+    "models",
+]

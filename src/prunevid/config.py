@@ -28,7 +28,8 @@ class PruneVidConfig:
         dpc_knn_k: neighbours of the density estimate, at least 1 (capped at the number of points).
         enable_stage1: merge before the language model.
         token_order: order of the merged tokens in the sequence: "merged" (scene by scene, static before dynamic, as
-            published), "raster" (by frame and place of the cell that stands for each token) or "auto" (what the model family does best).
+            published), "raster" (by frame and place of the cell that stands for each token) or "auto" (what suits the
+            model family).
         static_position: which frame's position stands for a static token, "middle" or "first" of its scene
             (only models with (t, h, w) rotary positions or raster order care).
 
@@ -37,7 +38,8 @@ class PruneVidConfig:
         keep_ratio: share kept, in [0, 1].
         pruning_layer: 0-based decoder layer after which tokens go.
         attention_aggregation: over heads and question rows: "max" or "mean".
-        keep_scope: `keep_ratio` of each "group" (a scene's static tokens; a frame's dynamic tokens) as published, or "global".
+        keep_scope: `keep_ratio` of each "group" (a scene's static tokens; a frame's dynamic tokens) as published, or
+            "global".
         score_rope: score with rotary embeddings applied (published: without).
         score_causal: let a question token see only keys up to itself (published: all keys).
 
@@ -81,9 +83,7 @@ class PruneVidConfig:
         for field in dataclasses.fields(self):
             _check_kind(field.name, getattr(self, field.name), hints[field.name])
         if not -1 <= self.tau <= 2:
-            raise ConfigError(
-                f"tau is {self.tau}, but must be between -1 and 2 (above 1 makes every token dynamic)."
-            )
+            raise ConfigError(f"tau is {self.tau}, but must be between -1 and 2 (above 1 makes every token dynamic).")
         for name in _RATIOS:
             value = getattr(self, name)
             if name == "keep_ratio" and value == 0:
@@ -104,9 +104,7 @@ class PruneVidConfig:
         names = [field.name for field in dataclasses.fields(self)]
         unknown = sorted(set(overrides) - set(names))
         if unknown:
-            raise ConfigError(
-                f"{unknown[0]!r} is no setting of PruneVid; the settings are {', '.join(names)}."
-            )
+            raise ConfigError(f"{unknown[0]!r} is no setting of PruneVid; the settings are {', '.join(names)}.")
         return dataclasses.replace(self, **overrides)
 
 
@@ -120,9 +118,7 @@ def _check_kind(name: str, value: Any, hint: Any) -> None:
         if not isinstance(value, bool):
             raise ConfigError(f"{name} is {value!r}, but must be True or False.")
     elif isinstance(value, bool) or not isinstance(value, (int, float) if hint is float else int):
-        raise ConfigError(
-            f"{name} is {value!r}, but must be {'a number' if hint is float else 'a whole number'}."
-        )
+        raise ConfigError(f"{name} is {value!r}, but must be {'a number' if hint is float else 'a whole number'}.")
 
 
 def get_baseline_config() -> PruneVidConfig:

@@ -37,9 +37,7 @@ _LOCK = threading.Lock()
 _LAYOUT = "_prunevid_encoded"
 
 
-def attach(
-    model: nn.Module, config_or_method: PruneVidConfig | Method | str = "prunevid", **overrides: Any
-) -> Pruning:
+def attach(model: nn.Module, config_or_method: PruneVidConfig | Method | str = "prunevid", **overrides: Any) -> Pruning:
     """Makes a model prune the videos of its prompts, from now until `detach`.
 
     The model's own `generate` and `forward` are used as they are; its weights and code stay untouched.
@@ -82,7 +80,8 @@ class Pruning:
         with _LOCK:
             if self.base in _ATTACHED:
                 raise AlreadyAttachedError(
-                    f"The method {_ATTACHED[self.base].method.name!r} is attached to this model already; detach it first."
+                    f"The method {_ATTACHED[self.base].method.name!r} is attached to this model already; "
+                    "detach it first."
                 )
             _ATTACHED[self.base] = self
         self._attach()
@@ -161,17 +160,13 @@ class Pruning:
         @functools.wraps(encode)  # `generate` reads the signature to pick its arguments
         def recorded(*args: Any, **kwargs: Any) -> Any:
             arguments = signature.bind(*args, **kwargs).arguments
-            pixels = next(
-                (v for k, v in arguments.items() if k.startswith("pixel") and isinstance(v, Tensor)), None
-            )
+            pixels = next((v for k, v in arguments.items() if k.startswith("pixel") and isinstance(v, Tensor)), None)
             output, encoded = self._recall(pixels)
             if output is None:
                 measure, device = self.method.collect_stats, getattr(pixels, "device", None)
                 start = now(device, measure)
                 output = encode(*args, **kwargs)
-                encoded = Encoded(
-                    self.adapter.layouts(self.base, arguments, output), now(device, measure) - start
-                )
+                encoded = Encoded(self.adapter.layouts(self.base, arguments, output), now(device, measure) - start)
                 self._remember(pixels, output, encoded)
             if not isinstance(output, tuple):
                 object.__setattr__(output, _LAYOUT, encoded)
@@ -208,7 +203,7 @@ class Pruning:
     def _active(self) -> bool:
         return self.method.merges or self.method.selection_layer is not None
 
-    def _before_base(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _before_base(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Decides whether this forward pass is a prefill, and opens its state."""
         self._local.prefill = None
         arguments = _bind(module, args, kwargs)
@@ -217,8 +212,8 @@ class Pruning:
             embeds = arguments.get("inputs_embeds")
             if embeds is not None and embeds.shape[1] > 1 and self._active and not _filled(past):
                 warnings.warn(
-                    "inputs_embeds were given instead of input_ids, so the visual tokens can't be told apart and nothing "
-                    "is pruned; pass input_ids.",
+                    "inputs_embeds were given instead of input_ids, so the visual tokens can't be told apart and "
+                    "nothing is pruned; pass input_ids.",
                     UnprunedWarning,
                     stacklevel=2,
                 )
@@ -252,8 +247,8 @@ class Pruning:
         if prefill is not None:
             if prefill.encoded is None and bool(prefill.video_mask.any()) and self._active:
                 raise UnsupportedError(
-                    "The prompt has video tokens but no video was encoded with it; leave prefill_chunk_size unset and pass "
-                    "what the model's processor returned."
+                    "The prompt has video tokens but no video was encoded with it; leave prefill_chunk_size unset and "
+                    "pass what the model's processor returned."
                 )
             if prefill.encoded is not None:
                 prefill.times["vision"] = prefill.encoded.milliseconds
@@ -289,7 +284,7 @@ class Pruning:
         self._local.prefill = None
 
 
-def _find_base(model: nn.Module, adapter: Adapter) -> nn.Module:
+def _find_base(model: nn.Module, adapter: Adapter) -> Any:
     """The innermost module that joins vision and language, also under wrappers such as PEFT's."""
     for module in model.modules():
         if "language_model" in module._modules and hasattr(module, adapter.feature_function):
@@ -306,11 +301,10 @@ def _check_layer(method: Method, adapter: Adapter, config: Any) -> None:
     depth, first = config.num_hidden_layers, adapter.first_selection_layer(config)
     if layer is not None and not first <= layer < depth:
         raise ConfigError(f"pruning_layer is {layer}, but this model's layers allow {first} to {depth - 1}.")
-    if "sliding_attention" in (getattr(config, "layer_types", None) or []) and (
-        layer is not None or method.merges
-    ):
+    if "sliding_attention" in (getattr(config, "layer_types", None) or []) and (layer is not None or method.merges):
         raise UnsupportedModelError(
-            "This model attends in a sliding window, which pruning can't shorten; load it with use_sliding_window=False."
+            "This model attends in a sliding window, which pruning can't shorten; load it with "
+            "use_sliding_window=False."
         )
 
 
@@ -323,7 +317,8 @@ def _bind(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> d
     """A forward call's arguments by name."""
     if not args:
         return kwargs
-    bound = _signature(type(module)).bind_partial(module, *args).arguments
+    kind: Any = type(module)
+    bound = _signature(kind).bind_partial(module, *args).arguments
     return {**bound, **kwargs}
 
 

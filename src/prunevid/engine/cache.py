@@ -2,8 +2,8 @@
 """Cache layers that hold fewer tokens than the conversation has.
 
 `generate`, masks, cropping and a second turn all count in tokens of the unpruned conversation. A pruned layer therefore
-reports its logical length (what it holds plus what was removed) and offsets its masks by what was removed, the same contract
-that transformers' own sliding-window layers keep.
+reports its logical length (what it holds plus what was removed) and offsets its masks by what was removed, the same
+contract that transformers' own sliding-window layers keep.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticLayer
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, DynamicLayer, StaticLayer
 
 from prunevid.errors import UnsupportedError
 
 
-class _Pruned:
+class _Pruned(CacheLayerMixin):
     """State and behaviour that both kinds of pruned layer share.
 
     removed: tokens that the unpruned layer would hold and this one does not.
@@ -35,7 +35,7 @@ class _Pruned:
 
     def physical_length(self) -> Any:
         """Tokens held: an int, or a tensor for a static layer."""
-        return super().get_seq_length()  # type: ignore[misc]
+        return super().get_seq_length()
 
     def get_seq_length(self) -> Any:
         """Tokens of the unpruned conversation."""
@@ -44,22 +44,22 @@ class _Pruned:
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """See `Cache.reorder_cache`."""
-        super().reorder_cache(beam_idx)  # type: ignore[misc]
+        super().reorder_cache(beam_idx)
         self._rows(lambda state: state.index_select(0, beam_idx.to(state.device)))
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """See `Cache.batch_repeat_interleave`."""
-        super().batch_repeat_interleave(repeats)  # type: ignore[misc]
+        super().batch_repeat_interleave(repeats)
         self._rows(lambda state: state.repeat_interleave(repeats, dim=0))
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """See `Cache.batch_select_indices`."""
-        super().batch_select_indices(indices)  # type: ignore[misc]
+        super().batch_select_indices(indices)
         self._rows(lambda state: state[indices.to(state.device)])
 
     def reset(self) -> None:
         """Empties the layer and makes it an ordinary one again."""
-        super().reset()  # type: ignore[misc]
+        super().reset()
         plain(self)
 
     def _rows(self, change: Any) -> None:
@@ -124,9 +124,7 @@ def check_cache(cache: Any) -> None:
             f"A cache of {foreign[0]} can't be pruned; use the default DynamicCache or a StaticCache, or detach."
         )
     if getattr(cache, "offloading", False):
-        raise UnsupportedError(
-            "An offloaded cache can't be pruned; use a cache that stays on its device, or detach."
-        )
+        raise UnsupportedError("An offloaded cache can't be pruned; use a cache that stays on its device, or detach.")
 
 
 def is_pruned(layer: Any) -> bool:
@@ -134,9 +132,7 @@ def is_pruned(layer: Any) -> bool:
     return isinstance(layer, _Pruned)
 
 
-def mark(
-    layer: Any, removed: int, visible: Tensor | None, shift: Tensor | None, after: int, band: int
-) -> None:
+def mark(layer: Any, removed: int, visible: Tensor | None, shift: Tensor | None, after: int, band: int) -> None:
     """Makes a layer report its logical length.
 
     Args:

@@ -16,7 +16,7 @@ from prunevid.models.base import Adapter
 class Decode:
     """One forward pass of one thread over a pruned cache (one new token, or the text of a further turn)."""
 
-    def __init__(self, adapter: Adapter, language_model: nn.Module, cache: Any, queries: int):
+    def __init__(self, adapter: Adapter, language_model: Any, cache: Any, queries: int):
         self.adapter, self.language_model, self.cache, self.queries = adapter, language_model, cache, queries
         self.thread = threading.get_ident()
         self.handles: list[Any] = []
@@ -59,7 +59,7 @@ class Decode:
             return args, {**kwargs, "attention_mask": made}
 
         for index in other:
-            late: Any = self.language_model.layers[index]  # type: ignore[index]
+            late = self.language_model.layers[index]
             self.handles.append(late.register_forward_pre_hook(own, with_kwargs=True))
 
     def disarm(self) -> None:

@@ -55,9 +55,7 @@ def prefill_mask(language_model: Any, hidden: Tensor, visible: Tensor | None, ke
         start = torch.zeros((), dtype=torch.long, device=hidden.device)
         return _static(language_model, hidden, visible, keys, start)
     config = language_model.config
-    return create_causal_mask(
-        config=config, inputs_embeds=hidden, attention_mask=visible, past_key_values=None
-    )
+    return create_causal_mask(config=config, inputs_embeds=hidden, attention_mask=visible, past_key_values=None)
 
 
 def decode_padding(layer: Any, mask: Any, queries: int) -> Tensor | None:
@@ -109,7 +107,5 @@ def _static(language_model: Any, hidden: Tensor, visible: Tensor | None, keys: i
         allowed = allowed & torch.cat([visible.to(hidden.device), rest], dim=1)[:, None, :]
     allowed = allowed[:, None]
     if language_model.config._attn_implementation == "eager":
-        return torch.zeros_like(allowed, dtype=hidden.dtype).masked_fill(
-            ~allowed, torch.finfo(hidden.dtype).min
-        )
+        return torch.zeros_like(allowed, dtype=hidden.dtype).masked_fill(~allowed, torch.finfo(hidden.dtype).min)
     return allowed

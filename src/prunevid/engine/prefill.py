@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One prefill: stage 1 on the language model's input, stage 2 after the selection layer, stage 3 in the cache.
 
-An object of this class lives for one forward pass of one thread. Its layer hooks are put in place when the language model
-starts and are gone when it returns, so decoding runs the model's own code.
+An object of this class lives for one forward pass of one thread. Its layer hooks are put in place when the language
+model starts and are gone when it returns, so decoding runs the model's own code.
 """
 
 from __future__ import annotations
@@ -31,9 +31,7 @@ logger = logging.getLogger("prunevid")
 class Prefill:
     """The state of one prefill (docs/algorithm.md; the mechanism is described in docs/engine.md)."""
 
-    def __init__(
-        self, method: Method, adapter: Adapter, language_model: nn.Module, input_ids: Tensor, config: Any
-    ):
+    def __init__(self, method: Method, adapter: Adapter, language_model: Any, input_ids: Tensor, config: Any):
         self.method, self.adapter, self.language_model = method, adapter, language_model
         self.video_mask = input_ids == adapter.video_token_id(config)
         image = adapter.image_token_id(config)
@@ -71,7 +69,7 @@ class Prefill:
         self.cache = kwargs.get("past_key_values")
         embeds = kwargs["inputs_embeds"]
         with stopwatch(self.times, "merge", embeds.device, self.method.collect_stats):
-            valid = padding_mask(kwargs.get("attention_mask"), *embeds.shape[:2], embeds.device)
+            valid = padding_mask(kwargs.get("attention_mask"), embeds.shape[0], embeds.shape[1], embeds.device)
             on_host = torch.stack([self.video_mask, self.image_mask, valid.to(self.video_mask.device)]).cpu()
             if not self._plan(on_host, embeds):
                 return kwargs
@@ -94,7 +92,8 @@ class Prefill:
         order = self.method.token_order
         raster = (self.adapter.token_order if order == "auto" else order) == "raster"
         try:
-            plans = plan_rows(*on_host, self.encoded.layouts if self.encoded else [])
+            video, image, valid = on_host
+            plans = plan_rows(video, image, valid, self.encoded.layouts if self.encoded else [])
         except UnsupportedError:
             if self.acts:
                 raise
@@ -122,7 +121,7 @@ class Prefill:
         lengths = [row.tokens for row in self.rows]
         self.length = max(lengths)
         self.visible = left_padding(lengths, self.length, embeds.device)
-        self.by_layer = [(self.length, self.visible)] * len(self.language_model.layers)  # type: ignore[arg-type]
+        self.by_layer = [(self.length, self.visible)] * len(self.language_model.layers)
         source = torch.zeros(len(self.rows), self.length, dtype=torch.long, device=embeds.device)
         merged = embeds.new_zeros(len(self.rows), self.length, embeds.shape[-1])
         for index, row in enumerate(self.rows):
@@ -159,7 +158,7 @@ class Prefill:
 
     def _arm(self, layer: int) -> None:
         """Puts the hooks of stage 2 in place: what the selection layer projects, and what later layers are given."""
-        layers: Any = self.language_model.layers
+        layers = self.language_model.layers
         attention = layers[layer].self_attn
         queries, keys = self.adapter.projections(attention)
         self._hook(layers[layer].register_forward_pre_hook, self._see_layer, with_kwargs=True)
@@ -226,9 +225,7 @@ class Prefill:
             (B, n) int64 places that go on (padding rows point at place 0), or None where everything does.
         """
         self.chosen = True
-        kept = [
-            self._choose_row(row, record, i) for i, (row, record) in enumerate(zip(self.rows, self.records))
-        ]
+        kept = [self._choose_row(row, record, i) for i, (row, record) in enumerate(zip(self.rows, self.records))]
         self.states.clear()
         if all(len(places) == row.tokens for places, row in zip(kept, self.rows)):
             return None
@@ -241,7 +238,7 @@ class Prefill:
         for number, (places, row) in enumerate(zip(kept, self.rows)):
             index[number, self.length - len(places) :] = places + (before[0] - row.tokens)
         early = (self.method.selection_layer or 0) + 1
-        late = len(self.language_model.layers) - early  # type: ignore[arg-type]
+        late = len(self.language_model.layers) - early
         if self.method.compresses_cache:
             before = (self.length, self.visible)
             for held in self.cache.layers[:early] if self.cache is not None else []:
@@ -265,7 +262,7 @@ class Prefill:
     def _attention(self, row: Row, index: int) -> Attention:
         """What the method scores for one row: tensors of the selection layer without padding."""
         start = self.length - row.tokens
-        attention: Any = self.language_model.layers[self.method.selection_layer].self_attn  # type: ignore[index]
+        attention = self.language_model.layers[self.method.selection_layer].self_attn
         size = attention.head_dim
         keys = self.states["keys"][index, start:]
         queries = self.states["queries"][index, -row.after :]
@@ -279,9 +276,7 @@ class Prefill:
 
         def rotate() -> tuple[Tensor, Tensor]:
             ends = [table[-row.after :] for table in tables]
-            return self.adapter.rotate(attention, queries, *ends), self.adapter.rotate(
-                attention, keys, *tables
-            )
+            return self.adapter.rotate(attention, queries, *ends), self.adapter.rotate(attention, keys, *tables)
 
         rows = torch.arange(row.tokens - row.after, row.tokens, device=keys.device)
         return Attention(queries, keys, visual, rows, rotate)
@@ -342,9 +337,7 @@ class Prefill:
         if self.method.verbose:
             for number, item in enumerate(reports):
                 kept = item["stage2"]["compressed_tokens"]
-                logger.info(
-                    "row %d: %d of %d visual tokens kept", number, kept, item["stage1"]["original_tokens"]
-                )
+                logger.info("row %d: %d of %d visual tokens kept", number, kept, item["stage1"]["original_tokens"])
         return reports
 
 
@@ -355,8 +348,8 @@ def refuse_uncached(kwargs: dict[str, Any], config: Any) -> None:
         use_cache = getattr(config, "use_cache", True)
     if not use_cache:
         raise UnsupportedError(
-            "With use_cache=False every new token would see the dropped tokens again in the early layers; leave the cache "
-            "on, or set enable_stage2=False."
+            "With use_cache=False every new token would see the dropped tokens again in the early layers; leave the "
+            "cache on, or set enable_stage2=False."
         )
 
 

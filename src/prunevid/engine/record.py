@@ -16,11 +16,11 @@ from prunevid.stats import flops_ratio, row_stats
 
 @dataclass
 class Encoded:
-    """Travels on the encoder's output: the layouts of its videos, and what stage 1 made of them (by method and video)."""
+    """Travels on the encoder's output: the layouts of its videos, and what stage 1 made of them."""
 
-    layouts: list[VideoLayout]
+    layouts: list[VideoLayout]  # in the order of the placeholders
     milliseconds: float
-    merged: dict[tuple[Any, int], MergedVideo | None] = field(default_factory=dict)
+    merged: dict[tuple[Any, int], MergedVideo | None] = field(default_factory=dict)  # by method and video
 
 
 @dataclass

@@ -17,8 +17,8 @@ from prunevid.errors import UnsupportedError
 from prunevid.models.base import VideoLayout
 
 CHUNK_MESSAGE = (
-    "The prompt holds {found} video tokens but the encoder was asked for {known}; pruning needs the whole prompt in one "
-    "forward pass, so leave prefill_chunk_size unset and let the attached model encode its own videos."
+    "The prompt holds {found} video tokens but the encoder was asked for {known}; pruning needs the whole prompt in "
+    "one forward pass, so leave prefill_chunk_size unset and let the attached model encode its own videos."
 )
 
 
@@ -58,7 +58,8 @@ def plan_rows(video: Tensor, image: Tensor, valid: Tensor, layouts: list[VideoLa
     """Finds every video of every row.
 
     Args:
-        video, image, valid: (B, L) boolean on the CPU: placeholders of videos, of images, and tokens that are no padding.
+        video, image, valid: (B, L) boolean on the CPU: placeholders of videos and of images; tokens that are no
+            padding.
         layouts: of the videos in the order of the placeholders, before `generate` repeated rows for beams or several
             return sequences (the rows then are a multiple of what the layouts describe).
 
@@ -158,9 +159,7 @@ def merge_row(
         maps.append(merged)
         if merged is None:
             place, feature = cells, grid
-            group = torch.arange(frames, device=device).repeat_interleave(
-                len(cells) // frames, output_size=len(cells)
-            )
+            group = torch.arange(frames, device=device).repeat_interleave(len(cells) // frames, output_size=len(cells))
         else:
             place, feature, group = cells[merged.representative], merged.features, merged.group
         places.append(place)

@@ -22,9 +22,7 @@ def now(device: torch.device | None, measure: bool = True) -> float:
 
 
 @contextmanager
-def stopwatch(
-    times: dict[str, float], name: str, device: torch.device | None, measure: bool = True
-) -> Iterator[None]:
+def stopwatch(times: dict[str, float], name: str, device: torch.device | None, measure: bool = True) -> Iterator[None]:
     """Adds the milliseconds of its block to `times[name]`."""
     start = now(device, measure)
     try:

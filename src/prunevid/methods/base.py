@@ -83,7 +83,12 @@ class Method:
         raise NotImplementedError(f"{type(self).__name__} chooses nothing inside the model.")
 
     def select(self, scores: Tensor, group: Tensor) -> Tensor:
-        """Slot 2: ascending int64 indices of the visual tokens to keep, from their scores and groups, both (n_visual,)."""
+        """Slot 2: ascending int64 indices of the visual tokens to keep.
+
+        Args:
+            scores: (n_visual,) float32.
+            group: (n_visual,) int64, the group of each token.
+        """
         raise NotImplementedError(f"{type(self).__name__} chooses nothing inside the model.")
 
     def replace(self, **overrides: Any) -> Method:

@@ -46,7 +46,7 @@ class Adapter(ABC):
         model_types: values of `config.model_type` that this adapter serves.
         checkpoints: hub ids that users know, for messages and tables.
         feature_function: name of the method of the base model that encodes videos.
-        positions: "mrope" (each kept token keeps its own (t, h, w)) or "1d" (renumbered after stage 1; docs/algorithm.md).
+        positions: "mrope" (each kept token keeps its own (t, h, w)) or "1d" (renumbered after stage 1).
         token_order: what `token_order="auto"` means for the family.
         contiguous: whether the tokens of a video stand in one unbroken run (needed for the order "merged").
     """
@@ -59,7 +59,7 @@ class Adapter(ABC):
     contiguous: ClassVar[bool] = True
 
     @abstractmethod
-    def layouts(self, base: nn.Module, arguments: dict[str, Any], output: Any) -> list[VideoLayout]:
+    def layouts(self, base: Any, arguments: dict[str, Any], output: Any) -> list[VideoLayout]:
         """The layout of every video of one call of the feature function, in the order of the placeholders.
 
         Args:
@@ -73,22 +73,18 @@ class Adapter(ABC):
         return int(config.video_token_id)
 
     def image_token_id(self, config: Any) -> int | None:
-        """Token id of an image's placeholders (images stay whole but end the run of visual tokens before a question)."""
+        """Token id of an image's placeholders (images stay whole; a question comes after the last of them)."""
         return getattr(config, "image_token_id", None)
 
-    def base_model(self, model: nn.Module) -> nn.Module:
-        """The module that joins vision and language (`model.model`)."""
-        return model.model  # type: ignore[return-value]
-
-    def language_model(self, base: nn.Module) -> nn.Module:
+    def language_model(self, base: Any) -> Any:
         """The decoder under the base model; it has `.layers`, `.config` and `.norm`."""
-        return base.language_model  # type: ignore[return-value]
+        return base.language_model
 
-    def projections(self, attention: nn.Module) -> tuple[nn.Module, nn.Module]:
+    def projections(self, attention: Any) -> tuple[nn.Module, nn.Module]:
         """The modules whose outputs are the queries and the keys just before rotary embedding."""
-        return attention.q_proj, attention.k_proj  # type: ignore[return-value]
+        return attention.q_proj, attention.k_proj
 
-    def rotate(self, attention: nn.Module, states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def rotate(self, attention: Any, states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Rotary embedding of one row.
 
         Args:

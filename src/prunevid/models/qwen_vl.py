@@ -5,8 +5,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from torch import nn
-
 from prunevid.errors import UnsupportedError
 from prunevid.models.base import Adapter, VideoLayout
 
@@ -29,7 +27,7 @@ class QwenVL(Adapter):
     positions: ClassVar[Literal["mrope", "1d"]] = "mrope"
     token_order: ClassVar[Literal["merged", "raster"]] = "raster"
 
-    def layouts(self, base: nn.Module, arguments: dict[str, Any], output: Any) -> list[VideoLayout]:
+    def layouts(self, base: Any, arguments: dict[str, Any], output: Any) -> list[VideoLayout]:
         """See `Adapter.layouts`."""
         grid = arguments.get("video_grid_thw")
         if grid is None:
@@ -37,5 +35,5 @@ class QwenVL(Adapter):
                 "The video features were asked for without video_grid_thw, so the frames are not known; pass what "
                 "the model's processor returned."
             )
-        merge = base.visual.spatial_merge_size  # type: ignore[union-attr]
-        return [VideoLayout(int(t), int(h) // int(merge), int(w) // int(merge)) for t, h, w in grid.tolist()]
+        merge = int(base.visual.spatial_merge_size)
+        return [VideoLayout(t, h // merge, w // merge) for t, h, w in grid.tolist()]
