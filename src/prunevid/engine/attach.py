@@ -30,7 +30,7 @@ from prunevid.errors import (
 )
 from prunevid.methods import resolve
 from prunevid.methods.base import Method
-from prunevid.models import Adapter, adapter_for
+from prunevid.models import Adapter, adapter_for, base_of
 
 _ATTACHED: weakref.WeakKeyDictionary[nn.Module, Pruning] = weakref.WeakKeyDictionary()
 _LOCK = threading.Lock()
@@ -69,7 +69,7 @@ class Pruning:
     def __init__(self, model: nn.Module, method: Method):
         self.model, self.method = model, method
         self.adapter: Adapter = adapter_for(model)
-        self.base = _find_base(model, self.adapter)
+        self.base = base_of(model)
         self.language_model = self.adapter.language_model(self.base)
         _check_layer(method, self.adapter, self.language_model.config)
         self._local = threading.local()
@@ -282,17 +282,6 @@ class Pruning:
 
     def _after_base(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self._local.prefill = None
-
-
-def _find_base(model: nn.Module, adapter: Adapter) -> Any:
-    """The innermost module that joins vision and language, also under wrappers such as PEFT's."""
-    for module in model.modules():
-        if "language_model" in module._modules and hasattr(module, adapter.feature_function):
-            return module
-    raise UnsupportedModelError(
-        f"{type(model).__name__} has no part with a language model and {adapter.feature_function}; load the model with "
-        "AutoModelForImageTextToText."
-    )
 
 
 def _check_layer(method: Method, adapter: Adapter, config: Any) -> None:

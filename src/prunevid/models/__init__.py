@@ -40,6 +40,22 @@ def adapter_for(model: Any) -> Adapter:
     return _ADAPTERS[model_type]
 
 
+def base_of(model: Any) -> Any:
+    """The innermost module that joins vision and language (`model.model`), also under wrappers such as PEFT's.
+
+    Raises:
+        UnsupportedModelError: the family has no adapter, or this model of it has no such part.
+    """
+    adapter = adapter_for(model)
+    for module in model.modules():
+        if "language_model" in module._modules and hasattr(module, adapter.feature_function):
+            return module
+    raise UnsupportedModelError(
+        f"{type(model).__name__} has no part with a language model and {adapter.feature_function}; load the model with "
+        "AutoModelForImageTextToText."
+    )
+
+
 register(QwenVL)
 
-__all__ = ["Adapter", "VideoLayout", "adapter_for", "register", "supported"]
+__all__ = ["Adapter", "VideoLayout", "adapter_for", "base_of", "register", "supported"]
