@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _FINE_CLOCK = 1000.0  # ticks a second of the metadata of clips without a constant rate
+_ROUNDING = 1e-3  # seconds; Matroska keeps times in milliseconds
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,9 +65,8 @@ class Clip:
         Returns:
             total_num_frames, fps, width, height, duration (seconds of the source), frames_indices, video_backend.
         """
-        constant = all(
-            abs(time * self.fps - index) <= 0.25 for time, index in zip(self.times, self.indices, strict=True)
-        )
+        drift = (abs(time - index / self.fps) for time, index in zip(self.times, self.indices, strict=True))
+        constant = max(drift) <= _ROUNDING
         clock = self.fps if constant else _FINE_CLOCK
         marks = list(self.indices) if constant else [round(time * clock) for time in self.times]
         return {

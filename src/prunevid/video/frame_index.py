@@ -22,7 +22,7 @@ from prunevid.video.opening import Opened, require_av
 _ORDER_ONLY = frozenset({"avi"})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Packet:
     """A packet, in the order of decoding: presentation and decoding time in ticks, and whether decoding can begin
     here.
@@ -128,7 +128,8 @@ def _order(opened: Opened, shown: list[tuple[int | None, int]]) -> tuple[tuple[i
 def _check_complete(opened: Opened, index: FrameIndex) -> None:
     """Note where the header promises clearly more than the file holds."""
     stream = opened.stream
-    held, promised = len(index.packets), stream.frames
+    # Elsewhere the header's count includes frames that were dropped when the clip was made.
+    held, promised = len(index.packets), stream.frames if "mp4" in opened.container.format.name else 0
     if promised and held < 0.9 * promised:
         opened.note(f"it holds {held} of {promised} frames")
     elif index.timed and not promised:

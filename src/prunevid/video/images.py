@@ -26,7 +26,7 @@ def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
     """Sort key that puts "frame2" before "frame10"; a name without digits sorts as text, ignoring case."""
     parts = re.split(r"(\d+)", name)
     pieces = ((0, int(part)) if part.isdecimal() else (1, part.casefold()) for part in parts if part)
-    return (*pieces, (2, name))
+    return (*pieces, (-1, name))  # a name that ends here comes before one that goes on
 
 
 def folder_frames(folder: Path) -> list[Path]:

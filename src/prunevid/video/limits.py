@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from prunevid.errors import InputError
@@ -49,7 +48,7 @@ class Limits:
         Raises:
             InputError: `seconds` is above `max_seconds`.
         """
-        if math.isfinite(seconds) and seconds > self.max_seconds:
+        if not seconds <= self.max_seconds:
             raise InputError(
                 f"{what} has {seconds:.1f} s to sample from, above the limit of {self.max_seconds:g} s; "
                 "give start and end, or raise Limits(max_seconds=...)."

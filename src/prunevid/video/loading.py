@@ -91,7 +91,7 @@ def _refuse_rate(request: Request, source_fps: float | None, path: Path) -> None
 
 
 def _rate(request: Request, source_fps: float | None) -> float:
-    """Frames a second of frames that have no times: what was said of them, or the rate at which they are to be taken."""
+    """Frames a second of frames that have no times: what was said of them, or the rate at which to take them."""
     return float(source_fps or request.fps or DEFAULT_FPS)
 
 

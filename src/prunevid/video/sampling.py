@@ -13,6 +13,7 @@ from prunevid.errors import InputError
 
 MODES = ("uniform", "fps")
 DEFAULT_FPS = 1.0
+_HIGHEST_FPS = 1e6  # takes every frame there can be; keeps the arithmetic finite
 _TOLERANCE = 5e-4  # seconds; Matroska rounds presentation times to milliseconds
 
 
@@ -133,7 +134,8 @@ def select(times: Sequence[float], duration: float, rate: float, request: Reques
     if request.sampling == "uniform":
         chosen = [low + position for position in thin(high - low, request.max_frames)]
         return Selection(tuple(chosen), span, len(chosen) / span)
-    wanted = _on_screen(times, low, high, start, request.fps or DEFAULT_FPS, slack)
+    fps = min(request.fps or DEFAULT_FPS, _HIGHEST_FPS)
+    wanted = _on_screen(times, low, high, start, fps, slack)
     chosen = [wanted[position] for position in thin(len(wanted), request.max_frames)]
     spread = times[chosen[-1]] - times[chosen[0]]
     effective = (len(chosen) - 1) / spread if spread > 0 else 1 / span
