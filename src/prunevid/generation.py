@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prunevid.engine.timing import now
-from prunevid.models import adapter_for
+from prunevid.models import adapter_for, base_of
 from prunevid.stats import measure_flops
 
 _SAMPLING = (
@@ -88,14 +88,12 @@ def _one_per_row(entries: Any, rows: int, empty: Any = dict) -> list[Any]:
 
 
 def count_prefill(model: Any, inputs: dict[str, Any]) -> int:
-    """FLOPs of the language model in one prefill of these inputs, counted, with whatever is attached to the
-    model.
+    """FLOPs of the language model in one prefill of these inputs, counted, with whatever is attached to the model.
 
-    Merging and scoring count where they happen in it; the vision tower and the output projection don't, as
-    pruning leaves them alone.
+    Merging and scoring count where they happen in it; the vision tower and the output projection don't, as pruning
+    leaves them alone.
     """
-    adapter = adapter_for(model)
-    language = adapter.language_model(adapter.base_model(model))
-    name = next(name for name, module in model.named_modules() if module is language)
+    language_model = adapter_for(model).language_model(base_of(model))
+    name = next(name for name, module in model.named_modules() if module is language_model)
     options = greedy_by_default(model, None, {"max_new_tokens": 1})
     return measure_flops(lambda: model.generate(**inputs, **options), f"{type(model).__name__}.{name}")[0]

@@ -46,8 +46,8 @@ def pick_device(device: str | torch.device | None) -> torch.device:
         chosen = torch.device(device)
     except RuntimeError as error:
         raise ConfigError(f"device is {device!r}, but must be cpu, cuda, cuda:<number> or mps.") from error
-    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}.get(chosen.type)
-    if there is not None and not there():
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(chosen.type, True):
         raise ConfigError(f"device is {str(device)!r}, but torch sees no such device here; use cpu.")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"device is {str(device)!r}, but there are {torch.cuda.device_count()} such devices here.")

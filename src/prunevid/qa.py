@@ -67,9 +67,7 @@ class VideoQA:
         self._open = 0
         self._reuse = ExitStack()
         self._warm = False
-        attach(
-            model, self.method
-        ).detach()  # settings that don't fit the model are refused here, not at the first question
+        attach(model, self.method).detach()  # refuses settings that don't fit the model now, not at a question
 
     @classmethod
     def from_pretrained(

@@ -27,15 +27,15 @@ def test_a_video_and_its_stats(wrapped: PruneVidQwen25VL, clip_file: Path, setti
     assert set(result) == {"answer", "stats"}
     assert result["answer"] == text
     assert {name: set(part) for name, part in result["stats"].items()} == KEYS
-    # 8 frames in pairs, of 48 x 64 pixels (kept within 56 x 56), in cells of 28 x 28
-    assert result["stats"]["stage1"]["original_tokens"] == 4 * 2
+    # 8 frames in pairs, 4 x 5 visual tokens each
+    assert result["stats"]["stage1"]["original_tokens"] == 4 * 20
     assert text == wrapped.qa.ask(clip_file, QUESTION, max_new_tokens=4).text
 
 
 def test_images_instead_of_a_video(wrapped: PruneVidQwen25VL) -> None:
     result = wrapped.generate(images=list(tiny_qwen.frames(4)), question=QUESTION, max_new_tokens=2, return_stats=True)
     assert isinstance(result, dict)
-    assert result["stats"]["stage1"]["original_tokens"] == 2 * 2
+    assert result["stats"]["stage1"]["original_tokens"] == 2 * 20
 
 
 def test_wrong_use(wrapped: PruneVidQwen25VL, folder: Path, clip_file: Path) -> None:

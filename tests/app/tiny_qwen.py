@@ -59,8 +59,8 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def processor(family: str = "qwen2_5_vl") -> Any:
-    """The family's own processor: 28 x 28 ... 56 x 56 pixels, patches of 14, merged 2 x 2."""
-    size = {"shortest_edge": 28 * 28, "longest_edge": 56 * 56}
+    """The family's own processor: frames of 48 x 64 become 112 x 140 pixels, that is 4 x 5 visual tokens."""
+    size = {"shortest_edge": 112 * 112, "longest_edge": 112 * 112}
     made = Qwen2_5_VLProcessor if family == "qwen2_5_vl" else Qwen2VLProcessor
     return made(
         image_processor=Qwen2VLImageProcessor(size=size),

@@ -15,8 +15,10 @@ _ANSWER = "Answer"
 
 
 def ask(
-    clip: Annotated[Path, typer.Argument(help="A video file, or a folder of pictures in the order of their names.")],
-    question: Annotated[str, typer.Argument(help="What to ask about the clip.")],
+    clip: Annotated[
+        Path, typer.Argument(metavar="CLIP", help="A video file, or a folder of pictures in the order of their names.")
+    ],
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="What to ask about the clip.")],
     model: Annotated[
         str | None,
         typer.Option(

@@ -67,7 +67,7 @@ def load(
             attn_implementation=attn_implementation or "sdpa",
         )
     chosen = choose_method(method or "prunevid", None, preset).replace(**given)
-    extra = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
+    extra: dict[str, Any] = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     return VideoQA.from_pretrained(model, method=chosen, device=device, dtype=dtype, **extra)
 
 
