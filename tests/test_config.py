@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+
 from prunevid import (
     PruneVidConfig,
     get_aggressive_config,

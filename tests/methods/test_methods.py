@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from prunevid import PruneVidConfig, attach, methods
 from prunevid.errors import ConfigError
 
