@@ -13,6 +13,7 @@ One row, no cache, no padding, the plain decoder layers in a hand-written loop:
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,14 +52,15 @@ def plain_copy(model: Any) -> Any:
 
 @torch.no_grad()
 def reference(
-    plain: Any, prompt: Prompt, new_ids: Tensor, config: Any, order: str = "raster", delta: bool = False
+    plain: Any, prompt: Prompt, new_ids: Tensor, config: Any, order: str = "raster", counted: int | None = None
 ) -> Reference:
     """Logits of the prompt and of `new_ids` (G,) after it (teacher forcing), masked as `config` says.
 
-    order: "merged" or "raster". delta: number the tokens after the prompt as transformers does when it
-    continues from a cache (index + rope delta) instead of counting on from the prompt's last position.
+    order: "merged" or "raster". counted: how many of the new tokens have positions that count on from the
+    prompt's last one, as generation does step by step; the others have index + rope delta, as transformers
+    numbers a second turn on a cache (the same, unless the clip is longer than it is wide and high).
     """
-    hidden, positions = _embed(plain, prompt, new_ids, delta)
+    hidden, positions = _embed(plain, prompt, new_ids, len(new_ids) if counted is None else counted)
     length, prompt_length = hidden.shape[0], len(prompt)
     spans = _spans(prompt)
     place = list(range(length))  # place[i]: original index of the token in row i of the permuted sequence
@@ -102,6 +104,20 @@ def reference(
     return result
 
 
+def compare(
+    plain: Any, prompts: Sequence[Prompt], out: Any, config: Any, order: str = "raster", atol: float = 1e-5
+) -> list[Reference]:
+    """Asserts that every step's logits of a generated batch (left-padded, unexpanded) are the reference's."""
+    width = max(len(prompt) for prompt in prompts)
+    steps = torch.stack(out.logits, dim=1)
+    found = []
+    for row, prompt in enumerate(prompts):
+        ref = reference(plain, prompt, out.sequences[row, width:], config, order)
+        torch.testing.assert_close(steps[row], ref.logits[len(prompt) - 1 : -1], atol=atol, rtol=0)
+        found.append(ref)
+    return found
+
+
 def choose(scores: dict[int, float], groups: dict[int, tuple], config: Any) -> list[int]:
     """The places that stay: the top int(keep_ratio * size) of each group, or of all together."""
     kept: list[int] = []
@@ -113,9 +129,7 @@ def choose(scores: dict[int, float], groups: dict[int, tuple], config: Any) -> l
     return sorted(kept)
 
 
-def _stage1(
-    hidden: Tensor, start: int, frames: int, cells: int, config: Any
-) -> tuple[list[Token], list[int]]:
+def _stage1(hidden: Tensor, start: int, frames: int, cells: int, config: Any) -> tuple[list[Token], list[int]]:
     """Merges one video in place (its representatives' rows take the merged features)."""
     video = hidden[start : start + frames * cells].view(frames, cells, -1)
     if not config.enable_stage1:
@@ -144,7 +158,7 @@ def _spans(prompt: Prompt) -> list[tuple[int, int, int]]:
     return spans
 
 
-def _embed(plain: Any, prompt: Prompt, new_ids: Tensor, delta: bool) -> tuple[Tensor, Tensor]:
+def _embed(plain: Any, prompt: Prompt, new_ids: Tensor, counted: int) -> tuple[Tensor, Tensor]:
     """Input embeddings (S, hidden) with visual features in place, and positions (3, S)."""
     base = plain.model
     ids = torch.cat([prompt.ids, new_ids])
@@ -161,19 +175,15 @@ def _embed(plain: Any, prompt: Prompt, new_ids: Tensor, delta: bool) -> tuple[Te
             hidden[: len(prompt)][prompt.kinds == kind] = features
     if not prompt.videos and not prompt.images:
         return hidden, torch.arange(len(ids)).expand(3, -1)
-    more = (
-        {"second_per_grid_ts": torch.tensor([clip.seconds for clip in prompt.videos])}
-        if prompt.videos
-        else {}
-    )
+    more = {"second_per_grid_ts": torch.tensor([clip.seconds for clip in prompt.videos])} if prompt.videos else {}
     if "second_per_grid_ts" not in base.get_rope_index.__code__.co_varnames:
         more = {}
     positions, deltas = base.get_rope_index(
         prompt.ids[None], prompt.kinds[None], image_grid_thw=grids[1], video_grid_thw=grids[2], **more
     )
-    next_position = len(prompt) + int(deltas) if delta else int(positions[0, 0, -1]) + 1
-    tail = torch.arange(next_position, next_position + len(new_ids)).expand(3, -1)
-    return hidden, torch.cat([positions[:, 0], tail], dim=-1)
+    steps = torch.arange(len(new_ids))
+    steps = steps + torch.where(steps < counted, positions[0, 0, -1] + 1, len(prompt) + deltas[0])
+    return hidden, torch.cat([positions[:, 0], steps.expand(3, -1)], dim=-1)
 
 
 class _Layers:
@@ -196,14 +206,10 @@ class _Layers:
     def run(self, state: Tensor, which: range, mask: Tensor) -> Tensor:
         state = state[None]
         for index in which:
-            state = self.layers[index](
-                state, attention_mask=mask, position_embeddings=self.rope, position_ids=None
-            )
+            state = self.layers[index](state, attention_mask=mask, position_embeddings=self.rope, position_ids=None)
         return state[0]
 
-    def scores(
-        self, state: Tensor, config: Any, seen: Tensor, columns: list[int], question: range
-    ) -> dict[int, float]:
+    def scores(self, state: Tensor, config: Any, seen: Tensor, columns: list[int], question: range) -> dict[int, float]:
         """Stage 2's score of every merged token by original index; `state` enters the chosen layer."""
         layer = self.layers[config.pruning_layer]
         attention = layer.self_attn

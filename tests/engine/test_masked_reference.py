@@ -61,9 +61,7 @@ def test_hiding_equals_a_short_sequence(family: str, order: str) -> None:
     ref = reference(plain_copy(model), prompt, torch.tensor([], dtype=torch.long), config, order)
     inputs = make_inputs(prompt)
     seen: dict = {}
-    hook = model.model.language_model.register_forward_pre_hook(
-        lambda m, a, k: seen.update(k), with_kwargs=True
-    )
+    hook = model.model.language_model.register_forward_pre_hook(lambda m, a, k: seen.update(k), with_kwargs=True)
     model(**inputs)
     hook.remove()
     start = prompt.kinds.tolist().index(2)
@@ -104,9 +102,7 @@ def test_the_clips_are_really_merged_and_really_dropped(family: str) -> None:
 def test_loops_on_a_hand_made_case() -> None:
     points = torch.tensor([0.0, 0.1, 0.25, 5.0, 5.15, 5.4])[:, None]
     assert loop_merge.dpc_knn(points, 2, 3) == ([0, 0, 0, 1, 1, 1], [1, 4])
-    assert loop_merge.refine([0, 0, 1, 0, 1, 1, 1]) == [0, 0, 1, 1, 1, 1, 1], (
-        "the gap of two joins the longer run"
-    )
+    assert loop_merge.refine([0, 0, 1, 0, 1, 1, 1]) == [0, 0, 1, 1, 1, 1, 1], "the gap of two joins the longer run"
     assert loop_merge.refine([0, 1, 0, 1]) == [0, 0, 0, 0]
     assert loop_merge.refine([2, 0, 0, 1, 1, 1]) == [0, 0, 0, 1, 1, 1]
 

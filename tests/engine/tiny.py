@@ -47,9 +47,7 @@ _TEXT = dict(
     pad_token_id=PAD,
 )
 _IDS = dict(image_token_id=IMAGE, video_token_id=VIDEO, vision_start_token_id=START, vision_end_token_id=END)
-_VISION = dict(
-    depth=2, num_heads=2, in_channels=3, patch_size=PATCH, spatial_merge_size=2, temporal_patch_size=2
-)
+_VISION = dict(depth=2, num_heads=2, in_channels=3, patch_size=PATCH, spatial_merge_size=2, temporal_patch_size=2)
 
 
 @functools.cache
