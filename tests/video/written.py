@@ -83,13 +83,13 @@ def picture(number: int, width: int, height: int) -> np.ndarray:
     return image
 
 
-def write(recipe: Recipe, folder: Path) -> Path:
+def write(recipe: Recipe, folder: Path, muxing: dict[str, str] | None = None) -> Path:
     """Write the clip of a recipe; skips the test where FFmpeg here has no such encoder."""
     if recipe.codec not in av.codecs_available:
         pytest.skip(f"FFmpeg here has no encoder {recipe.codec}")
     path = folder / recipe.name
     base = Fraction(1, 1000) if recipe.varying else Fraction(1, recipe.rate)
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", options=muxing or {}) as container:
         stream = container.add_stream(recipe.codec, rate=recipe.rate, options=dict(recipe.options))
         stream.width, stream.height, stream.pix_fmt = recipe.width, recipe.height, recipe.pixels
         stream.codec_context.gop_size = recipe.gop

@@ -42,7 +42,7 @@ class Decoder:
         self._work = work
         self._tick = tick
         self._errors = require_av().error.FFmpegError
-        self._packets: Iterator[Any] = opened.container.demux(opened.stream)
+        self._packets: Iterator[Any] = opened.packets()
         self._ready: deque[VideoFrame] = deque()
         self._ended = False
         self.position = -1  # of the packet that was decoded last, in the order of decoding
@@ -56,7 +56,7 @@ class Decoder:
         self._ended = False
         try:
             container.seek(offset, stream=stream, backward=True)
-            packets = container.demux(stream)
+            packets = self._opened.packets()
             for packet in packets:
                 if packet.size and packet.is_keyframe:
                     self._packets = _chain(packet, packets)

@@ -95,7 +95,7 @@ def read_index(opened: Opened, tick: Callable[[], None]) -> FrameIndex:
     shown: list[tuple[int | None, int]] = []
     last_ticks = 0
     try:
-        for packet in opened.container.demux(stream):
+        for packet in opened.packets():
             if not packet.size:  # the flush at the end, or a frame that was dropped when the clip was made
                 continue
             if packet.is_corrupt:

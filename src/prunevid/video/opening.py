@@ -17,6 +17,7 @@ from prunevid.video.limits import Limits
 
 if TYPE_CHECKING:
     from av.container import InputContainer
+    from av.packet import Packet
     from av.video.stream import VideoStream
 
 # FFmpeg reads plain text as a terminal recording: never what is meant by a clip.
@@ -67,13 +68,29 @@ class Opened:
         if problem not in self.damage:
             self.damage.append(problem)
 
+    def packets(self) -> Iterator[Packet[VideoStream]]:
+        """The packets of the stream from where the container stands.
+
+        A transport stream may announce further streams half-way; PyAV fails at the first packet of one, and passes
+        over them when it is asked again.
+
+        Raises:
+            av.error.FFmpegError: the container can't be read on.
+        """
+        while True:
+            try:
+                yield from self.container.demux(self.stream)
+                return
+            except IndexError:
+                continue
+
     def warn(self) -> None:
         """Warn once about all that was noted."""
         if self.damage:
             warnings.warn(
                 f"{self.name} is damaged ({'; '.join(self.damage)}): the frames that decode are used.",
                 DamagedClipWarning,
-                stacklevel=2,
+                stacklevel=6,  # the caller of load_clip
             )
 
 
