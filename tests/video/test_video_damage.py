@@ -178,7 +178,8 @@ def test_streams_that_begin_half_way_are_passed_over() -> None:
     class Container:
         """Like PyAV's at a stream that a transport stream announces late: demux fails once, and then goes on."""
 
-        left = [1, 2, None, 3]
+        def __init__(self) -> None:
+            self.left: list[int | None] = [1, 2, None, 3]
 
         def demux(self, stream: object) -> Any:
             while self.left:
