@@ -52,15 +52,26 @@ def plain_copy(model: Any) -> Any:
 
 @torch.no_grad()
 def reference(
-    plain: Any, prompt: Prompt, new_ids: Tensor, config: Any, order: str = "raster", counted: int | None = None
+    plain: Any,
+    prompt: Prompt,
+    new_ids: Tensor,
+    config: Any,
+    order: str = "raster",
+    counted: int | None = None,
+    positions: Tensor | None = None,
+    tail: Tensor | None = None,
 ) -> Reference:
     """Logits of the prompt and of `new_ids` (G,) after it (teacher forcing), masked as `config` says.
 
     order: "merged" or "raster". counted: how many of the new tokens have positions that count on from the
     prompt's last one, as generation does step by step; the others have index + rope delta, as transformers
     numbers a second turn on a cache (the same, unless the clip is longer than it is wide and high).
+    positions: (3, S) instead of those. tail: (G, hidden) embeddings of the new tokens where they are no text.
     """
-    hidden, positions = _embed(plain, prompt, new_ids, len(new_ids) if counted is None else counted)
+    hidden, own = _embed(plain, prompt, new_ids, len(new_ids) if counted is None else counted)
+    positions = own if positions is None else positions
+    if tail is not None:
+        hidden[len(prompt) :] = tail
     length, prompt_length = hidden.shape[0], len(prompt)
     spans = _spans(prompt)
     place = list(range(length))  # place[i]: original index of the token in row i of the permuted sequence
