@@ -8,6 +8,7 @@ with metadata of its own.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -53,6 +54,31 @@ def true_metadata(clip: Clip) -> Any:
     return VideoMetadata(**fields)
 
 
+def truncates_seconds(base: Any) -> bool:
+    """Whether this model cuts `second_per_grid_ts` to whole seconds, as Qwen2.5-VL does in transformers 5.17.
+
+    There, every grid step under a second gets the same temporal position. Found out by asking for the positions of a
+    video of three steps of 1.75 s and one token each: the last starts 3.5 s after the first, not 2.
+
+    Args:
+        base: the module with `get_rope_index` (`model.model`).
+    """
+    numbering = getattr(base, "get_rope_index", None)
+    if numbering is None or "second_per_grid_ts" not in inspect.signature(numbering).parameters:
+        return False
+    config = base.config
+    rate, merge = config.vision_config.tokens_per_second, config.vision_config.spatial_merge_size
+    ids = torch.full((1, 3), config.video_token_id)
+    positions, _ = numbering(
+        input_ids=ids,
+        mm_token_type_ids=torch.full_like(ids, 2),
+        video_grid_thw=torch.tensor([[3, merge, merge]]),
+        second_per_grid_ts=torch.tensor([1.75]),
+        attention_mask=torch.ones_like(ids),
+    )
+    return int(positions[0, 0, 2] - positions[0, 0, 0]) < int(3.5 * rate)
+
+
 class Prompter:
     """Makes model inputs for one model with one processor.
 
@@ -60,12 +86,20 @@ class Prompter:
         processor: a transformers processor with a chat template, a tokenizer and a video processor.
         device: where the tensors go.
         dtype: type of the pixel values (other tensors keep theirs); None leaves float32.
+        whole_seconds: round the seconds of a grid step, to one at least, for a model that would cut them off
+            (`truncates_seconds`).
 
     Raises:
         UnsupportedModelError: the processor has no chat template or takes no videos.
     """
 
-    def __init__(self, processor: Any, device: torch.device | str, dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        processor: Any,
+        device: torch.device | str,
+        dtype: torch.dtype | None = None,
+        whole_seconds: bool = False,
+    ) -> None:
         if getattr(processor, "video_processor", None) is None:
             raise UnsupportedModelError(
                 f"The processor {type(processor).__name__} takes no videos; use a model that comes with a video "
@@ -79,6 +113,7 @@ class Prompter:
         self.processor = processor
         self.device = torch.device(device)
         self.dtype = dtype
+        self.whole_seconds = whole_seconds
 
     def check(self, question: object) -> str:
         """The question without space around it.
@@ -134,6 +169,8 @@ class Prompter:
     def _place(self, name: str, value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
+        if name == "second_per_grid_ts" and self.whole_seconds:
+            value = value.round().clamp(min=1.0)
         if name.startswith("pixel_values") and self.dtype is not None:
             return value.to(self.device, self.dtype)
         return value.to(self.device)

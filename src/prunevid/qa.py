@@ -21,7 +21,7 @@ from prunevid.errors import InputError, UnsupportedError
 from prunevid.generation import Run, count_prefill, generate, greedy_by_default
 from prunevid.loading import load as load_model
 from prunevid.methods import Method
-from prunevid.prompting import Prompter, VideoPrompt
+from prunevid.prompting import Prompter, VideoPrompt, truncates_seconds
 from prunevid.video import Clip, load_clip
 
 _READING = ("max_frames", "sampling", "fps", "source_fps", "start", "end", "limits", "progress")
@@ -60,7 +60,7 @@ class VideoQA:
         self.processor = processor
         self.method = choose_method(method, config, preset, retention_ratio)
         dtype = model.dtype if getattr(model.dtype, "is_floating_point", False) else None
-        self._prompter = Prompter(processor, model.device, dtype)
+        self._prompter = Prompter(processor, model.device, dtype, truncates_seconds(models.base_of(model)))
         self._lock = threading.RLock()
         self._pruning: Pruning | None = None
         self._users = 0

@@ -13,7 +13,7 @@ import torch
 from app import tiny_qwen
 from app.conftest import OTHER, QUESTION
 from prunevid.errors import InputError, UnsupportedModelError
-from prunevid.prompting import Prompter, VideoPrompt, true_metadata
+from prunevid.prompting import Prompter, VideoPrompt, true_metadata, truncates_seconds
 from prunevid.video import load_clip
 
 CUTS: list[dict[str, Any]] = [
@@ -58,18 +58,39 @@ def test_each_clip_of_a_batch_keeps_its_own_rate(prompter: Prompter, clip_file: 
     assert seconds == pytest.approx([2 * 3 / 8, 2 * 8 / 8], rel=1e-4)
 
 
-def test_temporal_positions_are_whole_steps_and_do_not_collapse(prompter: Prompter, clip_file: Path) -> None:
+def temporal_steps(base: Any, inputs: dict[str, Any]) -> list[int]:
+    """Temporal positions of the visual tokens, each once, counted from the first."""
+    names = ("input_ids", "mm_token_type_ids", "video_grid_thw", "second_per_grid_ts", "attention_mask")
+    positions = base.get_rope_index(**{name: inputs[name] for name in names})[0]
+    steps = positions[0, 0, inputs["mm_token_type_ids"][0] == 2].unique()
+    return (steps - steps[0]).tolist()
+
+
+def test_temporal_positions_are_whole_steps_and_do_not_collapse(clip_file: Path) -> None:
+    base = tiny_qwen.model().model
+    rounded = truncates_seconds(base)
+    prompter = Prompter(tiny_qwen.processor(), "cpu", whole_seconds=rounded)
     clip = load_clip(clip_file, sampling="fps", fps=4.0, max_frames=12)
-    inputs = prompter.encode([clip], [QUESTION])
-    positions = tiny_qwen.model().model.get_rope_index(
-        **{
-            name: inputs[name]
-            for name in ("input_ids", "mm_token_type_ids", "video_grid_thw", "second_per_grid_ts", "attention_mask")
-        }
-    )[0]
-    visual = inputs["mm_token_type_ids"][0] == 2
-    steps = positions[0, 0, visual].unique()
-    assert (steps - steps[0]).tolist() == [0, 1, 2, 3, 4, 5]
+    steps = temporal_steps(base, prompter.encode([clip], [QUESTION]))
+    # half a second at two positions a second; where the library cuts to whole seconds, a second is the least
+    assert steps == ([0, 2, 4, 6, 8, 10] if rounded else [0, 1, 2, 3, 4, 5])
+    clip = load_clip(clip_file, sampling="fps", fps=2.0)
+    assert temporal_steps(base, prompter.encode([clip], [QUESTION])) == [0, 2, 4]
+
+
+def test_a_model_that_cuts_seconds_is_found_out_and_gets_whole_ones(clip_file: Path) -> None:
+    base = tiny_qwen.model().model
+    numbering = base.get_rope_index
+
+    def cutting(second_per_grid_ts: torch.Tensor, **others: Any) -> Any:
+        return numbering(second_per_grid_ts=second_per_grid_ts.floor(), **others)
+
+    base.get_rope_index = cutting
+    assert truncates_seconds(base)
+    assert not truncates_seconds(tiny_qwen.model("qwen2_vl").model)
+    prompter = Prompter(tiny_qwen.processor(), "cpu", whole_seconds=True)
+    clip = load_clip(clip_file, sampling="fps", fps=8.0, max_frames=24)
+    assert temporal_steps(base, prompter.encode([clip], [QUESTION])) == [2 * step for step in range(12)]
 
 
 def test_rows_are_padded_on_the_left(prompter: Prompter, clip_file: Path) -> None:
