@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
 
-from prunevid.builtin.clips import make_clip
+from prunevid.builtin.clips import SyntheticClip, make_clip
 from prunevid.builtin.labels import CLASSES, NAMES, NONE, token_labels
 from prunevid.builtin.model import vocabulary
 from prunevid.builtin.packing import (
@@ -42,13 +42,15 @@ SHAPE_IDS = [_IDS[word] for word in SHAPES]
 
 @dataclass
 class Batch:
-    """Pixels as flat patches, token labels (B, 6, 128), and the packed questions."""
+    """Pixels as flat patches, token labels (B, 6, 128), the packed questions, and for the words in them that name a
+    thing (2, N): where they are in the flattened sequence, and the id of the thing's other word."""
 
     clips: int
     pixels: Tensor
     labels: Tensor
     questions: list[list[Question]]
     packed: Packed
+    named: Tensor
 
 
 def make_batch(first: int, clips: int, split: str, questions: int, *, augment: bool) -> Batch:
@@ -59,7 +61,26 @@ def make_batch(first: int, clips: int, split: str, questions: int, *, augment: b
         frames = _augment(frames, np.random.default_rng([7, first]))
     labels = torch.from_numpy(np.stack([token_labels(clip) for clip in made]))
     asked = [clip.questions for clip in made]
-    return Batch(clips, patches((frames - 0.5) / 0.5), labels, asked, pack(asked))
+    packed = pack(asked)
+    pixels = patches((frames - 0.5) / 0.5)
+    return Batch(clips, pixels, labels, asked, packed, _named(made, packed))
+
+
+def _named(clips: list[SyntheticClip], packed: Packed) -> Tensor:
+    """Positions and targets of the look-up loss: a shape word must call up the colour of the one thing of that shape, a
+    colour word the shape of the one thing of that colour."""
+    found: list[tuple[int, int]] = []
+    pairs = [(clip.plan, question) for clip in clips for question in clip.questions]
+    for (plan, question), start in zip(pairs, packed.starts.tolist(), strict=True):
+        for place, word in enumerate(question.text.replace("?", " ?").split()):
+            other: list[str | None] = []
+            if word in SHAPES:
+                other = [None if t.color_after else t.color for t in plan.things if t.shape == word]
+            elif word in COLORS:
+                other = [t.shape for t in plan.things if word in t.all_colors()]
+            if len(other) == 1 and other[0] is not None:
+                found.append((start + place, _IDS[other[0]]))
+    return torch.tensor(found, dtype=torch.int64).reshape(-1, 2).T
 
 
 def _augment(frames: Tensor, rng: np.random.Generator) -> Tensor:
@@ -141,13 +162,17 @@ def answer_loss(
         (_entropy(head(middle), batch.labels[:, NAMES.index(name)]) for name, head in heads.states.items()),
         torch.zeros(()),
     )
-    loss = answers + 0.1 * ends + 0.15 * dense + 0.1 * late + 0.15 * event
+    places, others = batch.named
+    called = _unit(states[MIDDLE].flatten(0, 1)[places])
+    named = F.cross_entropy(called @ table.T, others) if len(others) else torch.zeros(())
+    loss = answers + 0.1 * ends + 0.15 * dense + 0.1 * late + 0.15 * event + 0.3 * named
     return loss, {
         "answer": answers.item(),
         "end": ends.item(),
         "dense": dense.item(),
         "late": late.item(),
         "event": event.item(),
+        "named": named.item(),
     }
 
 

@@ -39,13 +39,14 @@ FIRST_VISUAL = len(_HEAD)
 class Packed:
     """A packed batch: ids (B, S); positions (3, B, S); mask (B, 1, S, S) bool, True where a row may look;
     asked, wanted: positions in the flattened (B * S) sequence that must predict, and the ids that they must predict,
-    (Q, 2) each: the answer word, then the end of the turn."""
+    (Q, 2) each: the answer word, then the end of the turn; starts (Q,): where each question's first word is in it."""
 
     ids: Tensor
     positions: Tensor
     mask: Tensor
     asked: Tensor
     wanted: Tensor
+    starts: Tensor
 
 
 def encode(text: str) -> list[int]:
@@ -87,10 +88,12 @@ def pack(rows: list[list[Question]]) -> Packed:
     built: list[tuple[list[int], list[int], list[int]]] = []
     asked: list[tuple[int, int]] = []
     wanted: list[tuple[int, int]] = []
+    starts: list[tuple[int, int]] = []
     for row, questions in enumerate(rows):
         ids, segment, place = list(PREFIX), [0] * len(PREFIX), [0] * len(PREFIX)
         for number, question in enumerate(questions, 1):
             part = [*encode(question.text), *tail, _IDS[question.answer]]
+            starts.append((row, len(ids)))
             ids += part
             segment += [number] * len(part)
             place += range(_TEXT_START, _TEXT_START + len(part))
@@ -114,6 +117,7 @@ def pack(rows: list[list[Question]]) -> Packed:
         mask[:, None],
         torch.from_numpy(np.stack([flat, flat + 1], axis=1)),
         torch.tensor(wanted),
+        torch.tensor([row * longest + place for row, place in starts]),
     )
 
 
