@@ -16,7 +16,7 @@ from app import tiny_qwen
 from app.conftest import QUESTION
 from app.test_stats import KEYS
 from prunevid.builtin.model import WEIGHTS, build_model, build_processor
-from prunevid.cli import run
+from prunevid.cli import doctor, run
 from prunevid.cli.demo import right
 
 TINY = ["--pruning-layer", "1", "--device", "cpu", "--max-new-tokens", "3"]
@@ -272,9 +272,38 @@ def test_doctor(cli: Any) -> None:
         assert checks[name]["works"], name
     assert checks["embedded model"]["works"]
     assert {"cuda", "mps", "flash_attention_2"} <= {name.split(":")[0] for name in checks}
+    assert "GiB in bfloat16" in checks["Qwen/Qwen2.5-VL-7B-Instruct"]["detail"]
     status, out, _ = cli("doctor")
     assert status == 0
     assert "Everything essential works." in out
+
+
+@pytest.mark.parametrize(
+    ("rooms", "words", "works"),
+    [
+        ([("cuda:0", 139.0), ("cpu", 64.0)], "would run on cuda:0: about 19 GiB", True),
+        ([("cuda:0", 8.0), ("cpu", 64.0)], "would run on cpu, slowly", True),
+        ([("cpu", 12.0)], "the largest memory here is 12 GiB", False),
+        ([], "the largest memory here is 0 GiB", False),
+    ],
+)
+def test_doctor_judges_models_by_memory(
+    rooms: list[tuple[str, float]], words: str, works: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "_memory", lambda: rooms)
+    seven = next(check for check in doctor.checkpoints() if "7B" in check.name)
+    assert seven.works is works and words in seven.detail
+
+
+def test_on_a_terminal_a_spinner_says_what_is_done_and_the_answer_stays_alone(
+    cli: Any, folder: Path, clip_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    status, out, err = cli("ask", clip_file, QUESTION, "--model", folder, *TINY)
+    assert status == 0 and out.count("\n") == 1 and "\x1b" not in out
+    assert "Answering" in err
 
 
 def test_doctor_says_what_is_broken(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,20 +132,22 @@ def ask(
 
     torch.manual_seed(seed)
     chosen: dict[str, Any] = {} if temperature is None else {"do_sample": True, "temperature": temperature}
-    answer = qa.ask(
-        clip,
-        question,
-        max_new_tokens=max_new_tokens,
-        max_frames=max_frames,
-        sampling=sampling,
-        fps=fps,
-        start=start,
-        end=end,
-        source_fps=source_fps,
-        limits=_limits(max_seconds, max_pixels),
-        measure_flops=flops,
-        **chosen,
-    )
+    with common.working("Reading the clip") as tell:
+        answer = qa.ask(
+            clip,
+            question,
+            max_new_tokens=max_new_tokens,
+            max_frames=max_frames,
+            sampling=sampling,
+            fps=fps,
+            start=start,
+            end=end,
+            source_fps=source_fps,
+            limits=_limits(max_seconds, max_pixels),
+            progress=common.reading(tell),
+            measure_flops=flops,
+            **chosen,
+        )
     if as_json:
         document = common.as_dict(answer)
         document["model"] = model or "builtin"

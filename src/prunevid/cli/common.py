@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,6 +153,26 @@ def stats_lines(stats: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]
     return lines
 
 
-def on_terminal() -> bool:
-    """Whether somebody watches: progress bars are drawn on stderr then, and only then."""
-    return sys.stderr.isatty()
+@contextmanager
+def working(what: str) -> Iterator[Callable[[str], None]]:
+    """A spinner on stderr that says what is being done, where somebody watches; nothing in a pipe.
+
+    Yields:
+        A function that changes the text.
+    """
+    if not sys.stderr.isatty():
+        yield lambda text: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(what) as status:
+        yield status.update
+
+
+def reading(tell: Callable[[str], None]) -> Callable[[int, int], None]:
+    """A `progress` callback of `load_clip` that tells how many frames were read."""
+
+    def told(done: int, total: int) -> None:
+        tell(f"Reading the clip: {done} of {total} frames" if done < total else "Answering")
+
+    return told

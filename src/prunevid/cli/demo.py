@@ -42,8 +42,11 @@ def demo(
     clip = make_clip(seed)
     write_clip(clip, path)
     qa = VideoQA.builtin(preset=preset)
-    asked = [(question, *qa.compare(path, question.text, max_new_tokens=MAX_NEW_TOKENS)) for question in clip.questions]
-    rows = [row(question, plain, pruned) for question, plain, pruned in asked]
+    rows = []
+    with common.working("Asking") as tell:
+        for number, question in enumerate(clip.questions, start=1):
+            tell(f"Question {number} of {len(clip.questions)}, without pruning and with it")
+            rows.append(row(question, *qa.compare(path, question.text, max_new_tokens=MAX_NEW_TOKENS)))
     if as_json:
         common.print_json(
             {

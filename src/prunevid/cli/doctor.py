@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 import platform
 from dataclasses import asdict, dataclass
 from typing import Annotated
@@ -12,6 +13,13 @@ from typing import Annotated
 import typer
 
 PACKAGES = ("torch", "torchvision", "transformers", "accelerate", "safetensors", "av", "numpy", "pillow")
+CHECKPOINTS = {  # weights in billions
+    "Qwen/Qwen2-VL-2B-Instruct": 2.2,
+    "Qwen/Qwen2.5-VL-3B-Instruct": 3.8,
+    "Qwen/Qwen2.5-VL-7B-Instruct": 8.3,
+    "Qwen/Qwen2.5-VL-72B-Instruct": 73.4,
+}
+WORKING_MEMORY = 1.2  # activations, cache and buffers of a short clip, as a factor on the weights
 OPTIONAL = ("matplotlib", "flash_attn", "torchcodec", "bitsandbytes")
 
 
@@ -34,7 +42,8 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
     """
     from prunevid.cli import common
 
-    checks = [*packages(), *devices(), *kernels(), *video(), *model()]
+    with common.working("Looking around"):
+        checks = [*packages(), *devices(), *kernels(), *video(), *model(), *checkpoints()]
     healthy = all(check.works for check in checks if check.essential)
     if as_json:
         common.print_json(
@@ -182,6 +191,40 @@ def model() -> list[Check]:
     except Exception as error:  # whatever goes wrong here is the finding
         found.append(Check("models", "embedded model", False, _line(error), True))
     return found
+
+
+def checkpoints() -> list[Check]:
+    """Which public models would fit in bfloat16, judged by memory alone."""
+    rooms = _memory()
+    found = []
+    for name, billions in CHECKPOINTS.items():
+        needed = billions * 2e9 * WORKING_MEMORY / 2**30
+        fitting = next((device for device, room in rooms if room >= needed), None)
+        if fitting is None:
+            largest = max((room for _, room in rooms), default=0.0)
+            detail = f"needs about {needed:.0f} GiB in bfloat16, the largest memory here is {largest:.0f} GiB"
+        else:
+            slowly = ", slowly" if fitting == "cpu" else ""
+            detail = f"would run on {fitting}{slowly}: about {needed:.0f} GiB in bfloat16"
+        found.append(Check("would run", name, fitting is not None, detail))
+    return found
+
+
+def _memory() -> list[tuple[str, float]]:
+    """GiB of each device and of the machine, the fastest first."""
+    rooms = []
+    try:
+        import torch
+
+        for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+            rooms.append((f"cuda:{index}", torch.cuda.get_device_properties(index).total_memory / 2**30))
+        if torch.backends.mps.is_available():
+            rooms.append(("mps", torch.mps.recommended_max_memory() / 2**30))
+    except ImportError:
+        pass  # reported by `packages`
+    if hasattr(os, "sysconf"):
+        rooms.append(("cpu", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30))
+    return rooms
 
 
 def _version(name: str) -> str | None:
