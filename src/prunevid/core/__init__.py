@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The method in pure tensors: clustering, scenes, merging, scoring, selection. No model, no gradient, deterministic."""
+
+from __future__ import annotations
+
+from prunevid.core.clustering import dpc_knn
+from prunevid.core.merging import MergedVideo, merge_video
+from prunevid.core.scenes import scene_lengths
+from prunevid.core.scoring import question_scores
+from prunevid.core.selection import select_by_group, select_top
+
+__all__ = [
+    "MergedVideo",
+    "dpc_knn",
+    "merge_video",
+    "question_scores",
+    "scene_lengths",
+    "select_by_group",
+    "select_top",
+]
