@@ -62,7 +62,8 @@ def answer(
         text=prompts(processor, texts, video=frames is not None), **clip, padding=True, return_tensors="pt"
     ).to(model.device)
     made = model.generate(**inputs, do_sample=False, max_new_tokens=4)
-    return [text.strip() for text in processor.batch_decode(made[:, inputs["input_ids"].shape[1] :])]
+    new = made[:, inputs["input_ids"].shape[1] :]
+    return [text.strip() for text in processor.batch_decode(new, skip_special_tokens=True)]
 
 
 def through_file(clip: SyntheticClip, folder: Path) -> tuple[np.ndarray, dict[str, Any]]:

@@ -31,13 +31,17 @@ from prunevid.builtin.packing import (
     patches,
     visual_features,
 )
-from prunevid.builtin.questions import Question
+from prunevid.builtin.questions import CORNERS, Question
 from prunevid.builtin.scenes import COLORS, SHAPES
 
-MIDDLE = 3
+EARLY, MIDDLE = 2, 3
 _IDS = vocabulary()
 COLOR_IDS = [_IDS[word] for word in COLORS]
 SHAPE_IDS = [_IDS[word] for word in SHAPES]
+CORNER_IDS = [_IDS[word] for word in CORNERS]
+_CELL = torch.arange(VISUAL)
+# Which corner word fits each visual token: rotary positions are relative, so a token must work out where it is.
+_CORNER = 2 * (_CELL % 16 // 8) + _CELL % 4 // 2
 
 
 @dataclass
@@ -165,7 +169,8 @@ def answer_loss(
     places, others = batch.named
     called = _unit(states[MIDDLE].flatten(0, 1)[places])
     named = F.cross_entropy(called @ table.T, others) if len(others) else torch.zeros(())
-    loss = answers + 0.1 * ends + 0.15 * dense + 0.1 * late + 0.15 * event + 0.3 * named
+    corner = _entropy(_unit(states[EARLY][:, visual]) @ table[CORNER_IDS].T, _CORNER.repeat(batch.clips, 1))
+    loss = answers + 0.1 * ends + 0.15 * dense + 0.1 * late + 0.15 * event + 0.3 * named + 0.1 * corner
     return loss, {
         "answer": answers.item(),
         "end": ends.item(),
@@ -173,6 +178,7 @@ def answer_loss(
         "late": late.item(),
         "event": event.item(),
         "named": named.item(),
+        "corner": corner.item(),
     }
 
 
