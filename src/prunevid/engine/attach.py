@@ -75,7 +75,7 @@ class Pruning:
         self._local = threading.local()
         self._last: Summary | None = None
         self._own_features: Any = None
-        self._remembered: dict[str, Any] | None = None
+        self._remembered: list[tuple[Any, Any, Encoded]] | None = None
         self._handles: list[Any] = []
         with _LOCK:
             if self.base in _ATTACHED:
@@ -126,7 +126,7 @@ class Pruning:
     @contextmanager
     def reuse(self) -> Iterator[None]:
         """In its block, a video whose pixel tensor was seen before (the same object) is not encoded or merged again."""
-        self._remembered = {}
+        self._remembered = []
         try:
             yield
         finally:
@@ -177,15 +177,16 @@ class Pruning:
         return recorded
 
     def _recall(self, pixels: Tensor | None) -> tuple[Any, Encoded | None]:
-        if not self._remembered or self._remembered["pixels"]() is not pixels or pixels is None:
-            return None, None
-        # A copy: `generate` repeats the features in place for beams.
-        return copy.copy(self._remembered["output"]), self._remembered["encoded"]
+        for known, output, encoded in self._remembered or []:
+            if pixels is not None and known() is pixels:
+                return copy.copy(output), encoded  # a copy: `generate` repeats the features in place for beams
+        return None, None
 
     def _remember(self, pixels: Tensor | None, output: Any, encoded: Encoded) -> None:
         if self._remembered is not None and pixels is not None:
             later = Encoded(encoded.layouts, 0.0, encoded.merged)
-            self._remembered = {"pixels": weakref.ref(pixels), "output": copy.copy(output), "encoded": later}
+            alive = [entry for entry in self._remembered if entry[0]() is not None]
+            self._remembered = [*alive, (weakref.ref(pixels), copy.copy(output), later)]
 
     def _prefill(self) -> Prefill | None:
         return getattr(self._local, "prefill", None)
