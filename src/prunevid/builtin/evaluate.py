@@ -3,7 +3,7 @@
 
 Every test clip is written as a real video file, decoded again with `prunevid.video`, and put through the ordinary
 processor and `model.generate` (greedy), as a user would. Beside it stand two baselines: the most frequent answer to a
-wording in the training split, and the model without the clip. `--config` measures the same under pruning.
+wording in the training split, and the model looking at an empty grey clip. `--config` measures the same under pruning.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 from prunevid.builtin.clips import SyntheticClip, make_clip, write_clip
 from prunevid.builtin.model import DEFAULTS, build_model, build_processor, load, load_weights
+from prunevid.builtin.scenes import FPS, FRAMES, SIZE
 from prunevid.builtin.scoring import Asked, Majority, Score, scores
 from prunevid.errors import ConfigError
 
 
-def prompts(processor: Qwen2_5_VLProcessor, texts: list[str], *, video: bool = True) -> list[str]:
-    """Chat prompts, one for each question, with or without the place of a clip."""
-    lead = [{"type": "video"}] if video else []
+def prompts(processor: Qwen2_5_VLProcessor, texts: list[str]) -> list[str]:
+    """Chat prompts, one for each question, with the place of one clip."""
     return [
         processor.apply_chat_template(
-            [{"role": "user", "content": [*lead, {"type": "text", "text": text}]}],
+            [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": text}]}],
             tokenize=False,
             add_generation_prompt=True,
         )
@@ -45,21 +45,22 @@ def answer(
     model: Qwen2_5_VLForConditionalGeneration,
     processor: Qwen2_5_VLProcessor,
     texts: list[str],
-    frames: np.ndarray | None,
-    metadata: dict[str, Any] | None = None,
+    frames: np.ndarray,
+    metadata: dict[str, Any],
 ) -> list[str]:
     """Answers several questions about one clip in one left-padded batch, greedily.
 
     Args:
         texts: questions.
-        frames: (T, H, W, 3) uint8, or None to ask without a clip.
+        frames: (T, H, W, 3) uint8.
         metadata: what transformers' VideoMetadata holds; its fps and frames_indices set the temporal positions.
     """
-    clip: dict[str, Any] = {}
-    if frames is not None:
-        clip = {"videos": [frames] * len(texts), "video_metadata": [dict(metadata or {}) for _ in texts]}
     inputs = processor(
-        text=prompts(processor, texts, video=frames is not None), **clip, padding=True, return_tensors="pt"
+        text=prompts(processor, texts),
+        videos=[frames] * len(texts),
+        video_metadata=[dict(metadata) for _ in texts],
+        padding=True,
+        return_tensors="pt",
     ).to(model.device)
     made = model.generate(**inputs, do_sample=False, max_new_tokens=4)
     new = made[:, inputs["input_ids"].shape[1] :]
@@ -93,23 +94,18 @@ def evaluate(
     split: str = "test",
     questions: int = 12,
     file: bool = True,
-    video: bool = True,
 ) -> list[Asked]:
     """Puts every question of some clips to the model (attach pruning before, if wanted).
 
     Args:
         clips: number of clips, from seed `first` on, of a split.
         file: through a real video file rather than straight from memory.
-        video: False asks without the clip.
     """
     asked: list[Asked] = []
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(first, first + clips):
             clip = make_clip(seed, split, questions=questions)
-            frames: np.ndarray | None = None
-            metadata: dict[str, Any] | None = None
-            if video:
-                frames, metadata = through_file(clip, Path(folder)) if file else straight(clip)
+            frames, metadata = through_file(clip, Path(folder)) if file else straight(clip)
             said = answer(model, processor, [question.text for question in clip.questions], frames, metadata)
             asked += [Asked(seed, q.kind, q.text, q.answer, word) for q, word in zip(clip.questions, said, strict=True)]
     return asked
@@ -118,11 +114,16 @@ def evaluate(
 def baselines(
     model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, asked: list[Asked]
 ) -> dict[str, dict[str, Score]]:
-    """Scores of the same questions guessed from their wording ("majority") and asked without a clip ("no video")."""
+    """Scores of the same questions guessed from the wording ("majority") and asked about an empty clip ("no video")."""
     majority = Majority()
     guessed = [Asked(a.clip, a.kind, a.text, a.answer, majority.guess(a.kind, a.text)) for a in asked]
     texts = sorted({item.text for item in asked})
-    said = dict(zip(texts, answer(model, processor, texts, None), strict=True))
+    empty = np.full((FRAMES, SIZE, SIZE, 3), 128, np.uint8)
+    metadata = {"total_num_frames": FRAMES, "fps": FPS, "frames_indices": list(range(FRAMES))}
+    said: dict[str, str] = {}
+    for start in range(0, len(texts), 32):
+        part = texts[start : start + 32]
+        said.update(zip(part, answer(model, processor, part, empty, metadata), strict=True))
     blind = [Asked(a.clip, a.kind, a.text, a.answer, said[a.text]) for a in asked]
     return {"majority": scores(guessed), "no video": scores(blind)}
 
