@@ -133,7 +133,7 @@ def _assemble(given: Tensor, scenes: SceneCells, plan: Plan, order: Tensor, k: i
     labels, centres = [tokens], [tokens]
     still = None
     if any(piece.static for batch in plan.batches for piece in batch.pieces):
-        still = bag_means(scenes.cells, scenes.members, scenes.runs)
+        still = bag_means(scenes.cells, scenes.members, scenes.runs, torch.float32)
     for i, batch in enumerate(plan.batches):
         found, best = _cluster(scenes, still, batch, places, k, *tables[2 * i : 2 * i + 2])
         labels.append(found)
@@ -142,7 +142,8 @@ def _assemble(given: Tensor, scenes: SceneCells, plan: Plan, order: Tensor, k: i
     assignment = _assign(torch.cat(labels), scenes, frame_table, order)
     by_token = assignment.sort(stable=True)
     wide = scenes.cells if given.dtype != torch.float64 else given
-    features = bag_means(wide, by_token.indices, torch.searchsorted(by_token.values, tokens)).to(given.dtype)
+    starts = torch.searchsorted(by_token.values, tokens)
+    features = bag_means(wide, by_token.indices, starts, given.dtype)
     group = torch.searchsorted(ends, tokens, right=True)
     representative = _represent(torch.cat(centres), set_table, tokens, group, places)
     sizes = plan.scene_lengths, plan.static_sizes, plan.dynamic_sizes
