@@ -89,7 +89,7 @@ def test_no_tensor_outgrows_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_a_thousand_frames_fit() -> None:
-    """1,024 frames of 256 tokens: at most 128 MiB in one tensor, of which about four live at a time."""
+    """1,024 frames of 256 tokens: at most 64 MiB in one tensor, of which about four live at a time."""
     features = clip(1024, 256, 8)
     for tau in (0.8, 1.5):
-        assert count(features, tau).largest <= 128 * 2**20
+        assert count(features, tau).largest <= 64 * 2**20

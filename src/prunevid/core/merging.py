@@ -25,8 +25,8 @@ from prunevid.errors import ConfigError
 # from which its allocator asks the system for fresh pages each time; other devices want few large steps.
 _GATHER_BYTES = {"cpu": 24 * 2**20}
 _GATHER_BYTES_DEVICE = 256 * 2**20
-# Numbers in one tensor of distances: 128 MiB of float32; about four such tensors live at a time.
-_DISTANCE_ELEMENTS = 2**25
+# Numbers in one tensor of distances: 64 MiB of float32; about four such tensors live at a time.
+_DISTANCE_ELEMENTS = 2**24
 # Multiplications that must be saved before sets of unlike sizes are padded apart: some milliseconds of a processor.
 _CUT_PRODUCTS = 2**28
 
