@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from prunevid.builtin import Question
     from prunevid.qa import Answer, VideoQA
 
-MAX_NEW_TOKENS = 4
-
 
 def demo(
     seed: Annotated[int, typer.Option(min=0, help="Which clip to make; the same seed makes the same clip.")] = 0,
@@ -46,7 +44,7 @@ def demo(
     with common.working("Asking") as tell:
         for number, question in enumerate(clip.questions, start=1):
             tell(f"Question {number} of {len(clip.questions)}, without pruning and with it")
-            rows.append(row(question, *qa.compare(path, question.text, max_new_tokens=MAX_NEW_TOKENS)))
+            rows.append(row(question, *qa.compare(path, question.text)))
     if as_json:
         common.print_json(
             {
