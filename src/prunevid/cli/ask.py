@@ -161,9 +161,7 @@ def ask(
         return
     typer.echo(answer.text)
     if (stats or flops) and answer.stats:
-        from rich.console import Console
-
-        Console().print(common.stats_table(answer.stats))
+        common.console().print(common.stats_table(answer.stats))
 
 
 def _limits(max_seconds: float | None, max_pixels: int | None) -> Any:

@@ -109,9 +109,10 @@ def _place(out: Path | None, seed: int, force: bool) -> Path:
 
 
 def _show(path: Path, qa: VideoQA, rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
 
-    console = Console()
+    from prunevid.cli import common
+
+    console = common.console()
     console.print(f"Clip: [bold]{path.resolve()}[/bold]", soft_wrap=True)
     weights = sum(weight.numel() for weight in qa.model.parameters())
     console.print(f"Model: the embedded one, {weights / 1e6:.1f} million weights, on {qa.model.device}")
