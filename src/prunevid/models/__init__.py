@@ -3,11 +3,18 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Any
 
 from prunevid.errors import UnsupportedModelError
-from prunevid.models.base import Adapter, VideoLayout
+from prunevid.models.base import Adapter, Shortening, VideoLayout
+from prunevid.models.internvl import InternVL
+from prunevid.models.llava_next_video import LlavaNextVideo
+from prunevid.models.llava_onevision import LlavaOnevision
+from prunevid.models.qwen3_vl import Qwen3VL
 from prunevid.models.qwen_vl import QwenVL
+from prunevid.models.video_llama_3 import VideoLlama3
+from prunevid.models.video_llava import VideoLlava
 
 _ADAPTERS: dict[str, Adapter] = {}
 
@@ -33,9 +40,11 @@ def adapter_for(model: Any) -> Adapter:
     """
     model_type = getattr(getattr(model, "config", None), "model_type", None)
     if model_type not in _ADAPTERS:
+        near = difflib.get_close_matches(str(model_type), supported(), n=1, cutoff=0.5)
+        nearest = f" The nearest of them is {near[0]}; docs/models.md says how to add a family." if near else ""
         raise UnsupportedModelError(
             f"A model of type {model_type!r} ({type(model).__name__}) can't be pruned; the supported types are "
-            f"{', '.join(supported())}."
+            f"{', '.join(supported())}.{nearest}"
         )
     return _ADAPTERS[model_type]
 
@@ -56,6 +65,7 @@ def base_of(model: Any) -> Any:
     )
 
 
-register(QwenVL)
+for _family in (QwenVL, Qwen3VL, LlavaOnevision, LlavaNextVideo, VideoLlava, InternVL, VideoLlama3):
+    register(_family)
 
-__all__ = ["Adapter", "VideoLayout", "adapter_for", "base_of", "register", "supported"]
+__all__ = ["Adapter", "Shortening", "VideoLayout", "adapter_for", "base_of", "register", "supported"]
