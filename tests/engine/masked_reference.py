@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.families import VideoPrompt, make_inputs
+from engine.families import FAMILIES, VideoPrompt, make_inputs
 from engine.loop_merge import Token, merge
 from engine.tiny import Prompt
 
@@ -220,7 +220,8 @@ def _captured(plain: Any, prompt: VideoPrompt, new_ids: Tensor) -> tuple[Tensor,
         deep.append(added)
     positions = seen.get("position_ids")
     if positions is None or positions.ndim < 3:
-        return hidden, None, deep
+        three_axes = FAMILIES[prompt.family].kinds and not prompt.videos
+        return hidden, torch.arange(len(hidden)).expand(3, -1) if three_axes else None, deep
     positions = positions[-3:, 0]
     steps = positions[0, -1] + 1 + torch.arange(len(new_ids))
     return hidden, torch.cat([positions, steps.expand(3, -1)], dim=-1), deep
