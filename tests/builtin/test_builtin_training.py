@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from prunevid.builtin import learning
-from prunevid.builtin.model import build_model, load_weights
+from prunevid.builtin.clips import make_clip
+from prunevid.builtin.model import build_model, load_weights, vocabulary
 from prunevid.builtin.train import Run, Settings, main
 from prunevid.errors import PruneVidError
 
@@ -81,6 +82,20 @@ def test_batches_depend_on_their_seeds_only() -> None:
     plain = learning.make_batch(16, 2, "train", 5, augment=False)
     assert not torch.equal(one.pixels, plain.pixels)
     assert (one.pixels - plain.pixels).abs().mean() < 0.15
+
+
+def test_names_in_questions_call_up_the_other_word_of_the_one_thing() -> None:
+    batch = learning.make_batch(0, 6, "train", 14, augment=False)
+    words = {number: word for word, number in vocabulary().items()}
+    things = [thing for seed in range(6) for thing in make_clip(seed, "train").plan.things]
+    pairs = {(thing.shape, color) for thing in things for color in thing.all_colors()}
+    ids = batch.packed.ids.flatten()
+    named = [(words[ids[place].item()], words[other.item()]) for place, other in batch.named.T]
+    assert len(named) > 30
+    for name, other in named:
+        assert (name, other) in pairs or (other, name) in pairs
+    first = [words[ids[start].item()] for start in batch.packed.starts]
+    assert first == [question.text.split()[0] for row in batch.questions for question in row]
 
 
 def test_resuming_nothing_is_a_clear_error(tmp_path: Path) -> None:

@@ -124,12 +124,16 @@ def merge(
 ) -> Merged:
     """(T, N, C) -> the merged video, set by set; without `exact` by the quicker of equal ways."""
     frames, positions, _ = features.shape
-    lengths = scene_lengths(features.float().mean(1), segment_ratio, k, exact)
+    lengths = scene_lengths((features.double() if exact else features.float()).mean(1), segment_ratio, k, exact)
     merged: list[Tensor] = []
     assignment = torch.full((frames, positions), -1)
     representative: list[int] = []
     group: list[int] = []
     result = Merged(features, assignment, assignment, assignment, lengths)
+
+    def mean(rows: Tensor) -> Tensor:
+        """Over the first axis; in float64, so that rounding can't tell equal columns apart."""
+        return rows.double().mean(0).float() if exact else rows.mean(0)
 
     def add_set(tokens: Tensor, cells: Tensor, frame: int, where: Tensor) -> int:
         """One set: tokens (n, C), the frames its cells lie in, the frame that stands for it, its positions."""
@@ -154,7 +158,7 @@ def merge(
         still, moving = static.nonzero()[:, 0], (~static).nonzero()[:, 0]
         span = torch.arange(start, start + w)
         middle = start + (w // 2 if static_frame == "middle" else 0)
-        result.static_sizes.append(add_set(scene[:, still].mean(0), span, middle, still))
+        result.static_sizes.append(add_set(mean(scene[:, still]), span, middle, still))
         result.dynamic_sizes.append(
             sum(add_set(scene[t, moving], span[t : t + 1], start + t, moving) for t in range(w))
         )

@@ -10,7 +10,7 @@ from prunevid.config import PruneVidConfig
 
 CLIP = make_clip((3, 3))
 SHORT = make_clip((3, 2), (5, 6), seed=1)
-SMALL = make_clip((4,), (4, 5), seed=2)
+SMALL = make_clip((4,), (3, 4), seed=2)  # in groups whose kept share is not that of two groups together
 IMAGE: tuple[str, Clip] = ("image", make_image())
 
 ONE = make_prompt(5, CLIP, 6)

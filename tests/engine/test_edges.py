@@ -268,3 +268,35 @@ def test_sampling_in_a_batch_is_repeatable(family: str) -> None:
             found.append(generate(model, make_inputs(ONE, TEXT, OTHER), 5, do_sample=True).sequences)
     assert torch.equal(*found)
     assert not any(token in SPECIAL for token in found[0][:, -5:].flatten().tolist())
+
+
+REARRANGED: dict[str, tuple[Any, list[int]]] = {
+    "reordered": (lambda cache: cache.reorder_cache(torch.tensor([2, 0, 1])), [2, 0, 1]),
+    "selected": (lambda cache: cache.batch_select_indices(torch.tensor([2, 0])), [2, 0]),
+    "repeated": (lambda cache: cache.batch_repeat_interleave(2), [0, 0, 1, 1, 2, 2]),
+}
+
+
+@pytest.mark.parametrize("overrides", [{}, {"enable_cache_compression": False}], ids=str)
+@pytest.mark.parametrize("change", REARRANGED)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_of_a_cache_take_their_padding_along(family: str, change: str, overrides: dict[str, Any]) -> None:
+    """Rows that were padded by different amounts are moved, taken out and repeated."""
+    model, config = build(family), settings(family, **overrides)
+    prompts, (rearrange, order) = [OTHER, ONE, TEXT], REARRANGED[change]
+    inputs, new = make_inputs(*prompts), torch.tensor([[30], [40], [50]])
+    positions, _ = model.model.get_rope_index(**{k: v for k, v in inputs.items() if "pixel" not in k})
+    with prunevid.attach(model, config), torch.no_grad():
+        cache = model(**inputs).past_key_values
+        rearrange(cache)
+        mask = torch.cat([inputs["attention_mask"], torch.ones(3, 1, dtype=torch.long)], dim=1)
+        logits = model(
+            input_ids=new[order],
+            attention_mask=mask[order],
+            position_ids=positions[:, order, -1:] + 1,
+            past_key_values=cache,
+        ).logits[:, -1]
+    plain = plain_copy(model)
+    for row, index in enumerate(order):
+        ref = reference(plain, prompts[index], new[index], config)
+        torch.testing.assert_close(logits[row], ref.logits[-1], atol=1e-5, rtol=0)

@@ -139,3 +139,44 @@ def test_causal_scores_choose_other_tokens(shared: Callable[..., Path]) -> None:
     _, pruning = case.forward(build(case.weights, "eager"), score_causal=True)
     kept = pruning.maps[0][0].kept
     assert kept is not None and set(kept.tolist()) != set(case["stage2_topk_image_indices"].tolist())
+
+
+@pytest.mark.parametrize("overrides", [{}, {"enable_stage2": False}, {"enable_cache_compression": False}], ids=str)
+@pytest.mark.parametrize("kernel", ["eager", "sdpa"])
+def test_renumbered_rows_of_a_batch_are_the_rows_alone(
+    shared: Callable[..., Path], kernel: str, overrides: dict[str, Any]
+) -> None:
+    """Positions that are numbered anew differ from row to row by what was dropped, in a second turn too."""
+    case = Case(shared, "all_static")
+    model = build(case.weights, kernel)
+    ids, features = case.inputs["input_ids"][0], case["image_features"]
+    scenes = features.view(16, 144, 64).clone()
+    scenes[8:] = scenes[8:].roll(5, dims=1)
+    rows = [torch.cat([torch.tensor([7, 9, 11]), ids]), ids, torch.arange(20, 33)]
+    videos = [scenes.view(1, -1, 64), features, features[:0]]
+    tail = torch.tensor([[3, 5, 8]])
+    width = max(len(row) for row in rows)
+
+    def two_turns(which: list[int]) -> list[Tensor]:
+        batch = torch.full((len(which), width), 199)
+        for at, index in enumerate(which):
+            batch[at, width - len(rows[index]) :] = rows[index]
+        mask = (batch != 199).long()
+        pixels = torch.cat([videos[index] for index in which])
+        options = dict(max_new_tokens=4, min_new_tokens=4, do_sample=False, eos_token_id=2)
+        options |= dict(return_dict_in_generate=True, output_logits=True)
+        given = {"pixel_values_videos": pixels} if len(pixels) else {}
+        first = model.generate(input_ids=batch, attention_mask=mask, **given, **options)
+        more = torch.cat([first.sequences, tail.expand(len(which), -1)], dim=1)
+        mask = torch.cat([mask, torch.ones(len(which), 7, dtype=torch.long)], dim=1)
+        second = model.generate(input_ids=more, attention_mask=mask, past_key_values=first.past_key_values, **options)
+        logits = torch.cat([torch.stack(first.logits), torch.stack(second.logits)])
+        return [logits[:, at] for at in range(len(which))]
+
+    with prunevid.attach(model, case.config, **overrides) as pruning, torch.no_grad():
+        together = two_turns([0, 1, 2])
+        counts = [stats["stage1"]["compressed_tokens"] for stats in pruning.stats]
+        assert len(set(counts)) == 3, "the rows are shifted by different amounts"
+        alone = [two_turns([index])[0] for index in range(3)]
+    for found, expected in zip(together, alone):
+        close(found, expected)

@@ -29,9 +29,9 @@ from prunevid.errors import PruneVidError
 
 WEIGHTS = Path(__file__).parent / "weights" / "model.safetensors"
 
-DEFAULTS: dict[str, Any] = {"pruning_layer": 1, "max_frames": FRAMES}
-"""Overrides of `PruneVidConfig` that suit the depth: in a model of six layers the answer has moved into the text
-tokens after the fourth, so the choice by question comes after the second (0-based: layer 1)."""
+DEFAULTS: dict[str, Any] = {"pruning_layer": 2, "max_frames": FRAMES}
+"""Overrides of `PruneVidConfig` that suit the depth: names are looked up within the first three of six layers, so the
+choice by question comes after the third (0-based: layer 2)."""
 
 PAD, UNK, START, END = "<|endoftext|>", "<|unk|>", "<|im_start|>", "<|im_end|>"
 VISION_START, VISION_END, IMAGE, VIDEO = "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"

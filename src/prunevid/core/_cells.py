@@ -54,7 +54,10 @@ def frame_means_and_norms(cells: Tensor, positions: int) -> tuple[Tensor, Tensor
     means, norms = [], []
     for part in cells.split(rows) if rows < len(cells) else [cells]:
         part = part.float()
-        means.append(part.unflatten(0, (-1, positions)).mean(1))
+        # Bags, because a plain mean may add up equal frames in different orders, one per thread.
+        members = torch.arange(len(part), device=part.device)
+        bags = torch.arange(0, len(part), positions, device=part.device)
+        means.append(torch.embedding_bag(part, members, bags, mode=1)[0])
         norms.append(torch.linalg.vector_norm(part, dim=1))
     return (means[0], norms[0]) if len(means) == 1 else (torch.cat(means), torch.cat(norms))
 
@@ -75,20 +78,21 @@ def lay_out(cells: Tensor, lengths: list[int], positions: int) -> SceneCells:
     return SceneCells(cells, lengths, of_frame, position, members, runs)
 
 
-def bag_means(cells: Tensor, members: Tensor, bags: Tensor) -> Tensor:
-    """Means of runs of cells, taken in float32 or wider and returned in the dtype of the cells.
+def bag_means(cells: Tensor, members: Tensor, bags: Tensor, dtype: torch.dtype) -> Tensor:
+    """Means of runs of cells, taken in float32, or in the dtype of the cells where that is wider.
 
     Args:
         cells: (rows, C).
         members: indices of cells, bag after bag.
         bags: (b,), where each bag begins in `members`.
+        dtype: of the result.
 
     Returns:
         (b, C). A bag of one is its member, bit for bit.
     """
     if cells.dtype in (torch.float32, torch.float64):
-        return torch.embedding_bag(cells, members, bags, mode=1)[0]
-    means = cells.new_empty((len(bags), cells.shape[1]))
+        return torch.embedding_bag(cells, members, bags, mode=1)[0].to(dtype)
+    means = cells.new_empty((len(bags), cells.shape[1]), dtype=dtype)
     for part in _slices(cells):
         means[:, part] = torch.embedding_bag(cells[:, part].float(), members, bags, mode=1)[0]
     return means

@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ def plain(function: Callable[P, R]) -> Callable[P, R]:
     return wrapper
 
 
-def read(values: Tensor) -> list[int]:
+def read(values: Tensor) -> list[Any]:
     """Device to host. Every wait for the device that the core makes goes through here or through `nonzero`."""
     return values.tolist()
 

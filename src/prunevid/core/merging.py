@@ -25,8 +25,8 @@ from prunevid.errors import ConfigError
 # from which its allocator asks the system for fresh pages each time; other devices want few large steps.
 _GATHER_BYTES = {"cpu": 24 * 2**20}
 _GATHER_BYTES_DEVICE = 256 * 2**20
-# Numbers in one tensor of distances: 128 MiB of float32; about four such tensors live at a time.
-_DISTANCE_ELEMENTS = 2**25
+# Numbers in one tensor of distances: 64 MiB of float32; about four such tensors live at a time.
+_DISTANCE_ELEMENTS = 2**24
 # Multiplications that must be saved before sets of unlike sizes are padded apart: some milliseconds of a processor.
 _CUT_PRODUCTS = 2**28
 
@@ -133,7 +133,7 @@ def _assemble(given: Tensor, scenes: SceneCells, plan: Plan, order: Tensor, k: i
     labels, centres = [tokens], [tokens]
     still = None
     if any(piece.static for batch in plan.batches for piece in batch.pieces):
-        still = bag_means(scenes.cells, scenes.members, scenes.runs)
+        still = bag_means(scenes.cells, scenes.members, scenes.runs, torch.float32)
     for i, batch in enumerate(plan.batches):
         found, best = _cluster(scenes, still, batch, places, k, *tables[2 * i : 2 * i + 2])
         labels.append(found)
@@ -142,7 +142,8 @@ def _assemble(given: Tensor, scenes: SceneCells, plan: Plan, order: Tensor, k: i
     assignment = _assign(torch.cat(labels), scenes, frame_table, order)
     by_token = assignment.sort(stable=True)
     wide = scenes.cells if given.dtype != torch.float64 else given
-    features = bag_means(wide, by_token.indices, torch.searchsorted(by_token.values, tokens)).to(given.dtype)
+    starts = torch.searchsorted(by_token.values, tokens)
+    features = bag_means(wide, by_token.indices, starts, given.dtype)
     group = torch.searchsorted(ends, tokens, right=True)
     representative = _represent(torch.cat(centres), set_table, tokens, group, places)
     sizes = plan.scene_lengths, plan.static_sizes, plan.dynamic_sizes

@@ -43,7 +43,7 @@ def frame_labels(frame_features: Tensor, segment_ratio: float, k: int) -> list[i
     clusters = max(1, int(frames * segment_ratio))
     squared = pairwise_squared(frame_features.float().unsqueeze(0))
     labels, _ = density_peaks(squared, channels, k, SetSizes(clusters, frames))
-    return read(labels.flatten())
+    return read(labels)[0]
 
 
 def refine(labels: list[int]) -> list[tuple[int, int]]:

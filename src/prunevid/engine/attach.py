@@ -32,7 +32,8 @@ from prunevid.methods import resolve
 from prunevid.methods.base import Method
 from prunevid.models import Adapter, adapter_for, base_of
 
-_ATTACHED: weakref.WeakKeyDictionary[nn.Module, Pruning] = weakref.WeakKeyDictionary()
+# Weak on both sides, so that a model dropped while attached is freed: its own hooks keep the handle alive.
+_ATTACHED: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Pruning]] = weakref.WeakKeyDictionary()
 _LOCK = threading.Lock()
 _LAYOUT = "_prunevid_encoded"
 
@@ -89,12 +90,12 @@ class Pruning:
         self.frames_per_video = frames_per_video
         self._handles: list[Any] = []
         with _LOCK:
-            if self.base in _ATTACHED:
+            other = _attached_to(self.base)
+            if other is not None:
                 raise AlreadyAttachedError(
-                    f"The method {_ATTACHED[self.base].method.name!r} is attached to this model already; "
-                    "detach it first."
+                    f"The method {other.method.name!r} is attached to this model already; detach it first."
                 )
-            _ATTACHED[self.base] = self
+            _ATTACHED[self.base] = weakref.ref(self)
         self._attach()
 
     def __enter__(self) -> Pruning:
@@ -106,7 +107,7 @@ class Pruning:
     def detach(self) -> None:
         """Takes every hook off the model; safe to call twice."""
         with _LOCK:
-            if _ATTACHED.get(self.base) is not self:
+            if _attached_to(self.base) is not self:
                 return
             for handle in self._handles:
                 handle.remove()
@@ -340,6 +341,11 @@ class Pruning:
 
     def _after_base(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self._local.prefill = None
+
+
+def _attached_to(base: nn.Module) -> Pruning | None:
+    known = _ATTACHED.get(base)
+    return known() if known is not None else None
 
 
 def _check_layer(method: Method, first: int, config: Any) -> None:
