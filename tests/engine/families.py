@@ -87,17 +87,20 @@ class Family:
     """What the tests know of a family.
 
     make: builds the model for an attention kernel; video: renders a clip of frames (T, SIDE * SIDE, values);
-    inputs: the model's arguments for these videos besides ids and mask; between: text tokens before every frame (no
-    separate runs where 0); tau: between the still and the changing cells of a clip; attach: options of `attach`.
+    inputs: the model's arguments for the videos of every row, besides ids and mask; tau: between the still and the
+    changing cells of a clip; between: text tokens before every frame (no separate runs where 0); kinds: whether the
+    model wants mm_token_type_ids; by_row: whether old versions of transformers repeat the pixels row by row for beams;
+    attach: options of `attach`.
     """
 
     make: Callable[[str], Any]
     video: Callable[[Tensor], Video]
-    inputs: Callable[[list[Video]], dict[str, Any]]
+    inputs: Callable[[list[list[Video]]], dict[str, Any]]
     tau: float
     between: int = 0
     placeholder: int = VIDEO
     kinds: bool = False
+    by_row: bool = False
     attach: dict[str, Any] = field(default_factory=dict)
 
 
@@ -125,6 +128,12 @@ def _internvl() -> Any:
     sizes = {"image_size": [40, 40], "patch_size": [PATCH, PATCH], "layer_scale_init_value": 1.0}
     vision = transformers.InternVLVisionConfig(**(_TOWER | sizes))
     return _config("InternVLConfig", "Qwen2Config", vision, image_token_id=IMAGE, tie_word_embeddings=False)
+
+
+def _smolvlm() -> Any:
+    vision = transformers.SmolVLMVisionConfig(**_TOWER)
+    more = {"image_token_id": IMAGE, "tie_word_embeddings": False, "scale_factor": 2}
+    return _config("SmolVLMConfig", "LlamaConfig", vision, **more)
 
 
 def _video_llama_3() -> Any:
@@ -182,26 +191,40 @@ def _patches(values: int) -> Callable[[Tensor], Video]:
     return video
 
 
-def _stacked(videos: list[Video]) -> dict[str, Any]:
-    return {"pixel_values_videos": torch.stack([video.pixels for video in videos])}
+def _flat(rows: list[list[Video]]) -> list[Video]:
+    return [video for row in rows for video in row]
 
 
-def _joined(videos: list[Video]) -> dict[str, Any]:
+def _stacked(rows: list[list[Video]]) -> dict[str, Any]:
+    return {"pixel_values_videos": torch.stack([video.pixels for video in _flat(rows)])}
+
+
+def _joined(rows: list[list[Video]]) -> dict[str, Any]:
     return {
-        "pixel_values_videos": torch.cat([video.pixels for video in videos]),
-        "video_grid_thw": torch.stack([video.grid for video in videos if video.grid is not None]),
+        "pixel_values_videos": torch.cat([video.pixels for video in _flat(rows)]),
+        "video_grid_thw": torch.stack([video.grid for video in _flat(rows) if video.grid is not None]),
     }
 
 
-def _with_merge_sizes(videos: list[Video]) -> dict[str, Any]:
-    return _joined(videos) | {"video_merge_sizes": torch.full((len(videos),), 2)}
+def _with_merge_sizes(rows: list[list[Video]]) -> dict[str, Any]:
+    return _joined(rows) | {"video_merge_sizes": torch.full((sum(map(len, rows)),), 2)}
 
 
-def _as_images(videos: list[Video]) -> dict[str, Any]:
-    return {"pixel_values": torch.cat([video.pixels for video in videos])}
+def _as_images(rows: list[list[Video]]) -> dict[str, Any]:
+    return {"pixel_values": torch.cat([video.pixels for video in _flat(rows)])}
 
 
-_QWEN = dict(video=_patches(3 * 2 * PATCH * PATCH), inputs=_joined, kinds=True)
+def _images_by_row(rows: list[list[Video]]) -> dict[str, Any]:
+    most = max(sum(video.frames for video in row) for row in rows)
+    pixels = torch.zeros(len(rows), most, *_flat(rows)[0].pixels.shape[1:])
+    for padded, row in zip(pixels, rows):
+        if row:
+            frames = torch.cat([video.pixels for video in row])
+            padded[: len(frames)] = frames
+    return {"pixel_values": pixels}
+
+
+_QWEN = dict(video=_patches(3 * 2 * PATCH * PATCH), inputs=_joined, kinds=True, by_row=True)
 FAMILIES: dict[str, Family] = {
     "qwen2_vl": Family(lambda kernel: build_qwen("qwen2_vl", kernel), tau=0.96, **_QWEN),
     "qwen2_5_vl": Family(lambda kernel: build_qwen("qwen2_5_vl", kernel), tau=0.65, **_QWEN),
@@ -226,7 +249,16 @@ FAMILIES: dict[str, Family] = {
         _built("VideoLlama3ForConditionalGeneration", _video_llama_3), _patches(3 * PATCH * PATCH),
         _with_merge_sizes, 0.975, 1,
     ),
+    "smolvlm": Family(
+        _built("SmolVLMForConditionalGeneration", _smolvlm), _pictures(8), _images_by_row, 0.92, 2, IMAGE,
+        by_row=True, attach={"frames_per_video": FRAMES},
+    ),
 }  # fmt: skip
+
+
+def language_of(model: Any) -> Any:
+    """The decoder of a model of any family."""
+    return getattr(model.model, "language_model", None) or model.model.text_model
 
 
 def build(family: str, kernel: str = "sdpa") -> Any:
@@ -280,8 +312,8 @@ def make_inputs(*prompts: VideoPrompt) -> dict[str, Any]:
         ids[row, length - len(prompt) :] = prompt.ids
         kinds[row, length - len(prompt) :] = prompt.kinds
         mask[row, length - len(prompt) :] = 1
-    videos = [video for prompt in prompts for video in prompt.videos]
+    rows = [prompt.videos for prompt in prompts]
     inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
     if kind.kinds:
         inputs["mm_token_type_ids"] = kinds
-    return inputs | (kind.inputs(videos) if videos else {})
+    return inputs | (kind.inputs(rows) if any(rows) else {})

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.families import FAMILIES, VideoPrompt, make_inputs
+from engine.families import FAMILIES, VideoPrompt, language_of, make_inputs
 from engine.loop_merge import Token, merge
 from engine.tiny import Prompt
 
@@ -120,7 +120,7 @@ def reference(
     state = layers.run(state, range(first), layers.mask(seen, late, prompt_length))
     everyone = layers.mask(chosen_seen, chosen_seen, prompt_length)
     state = layers.run(state, range(first, len(layers.layers)), everyone)
-    logits = plain.lm_head(plain.model.language_model.norm(state))
+    logits = plain.lm_head(language_of(plain).norm(state))
     result.logits = torch.empty_like(logits).index_copy_(0, torch.tensor(place), logits)
     return result
 
@@ -207,7 +207,7 @@ def _captured(plain: Any, prompt: VideoPrompt, new_ids: Tensor) -> tuple[Tensor,
         seen.update(kwargs)
         raise _Stop
 
-    handle = plain.model.language_model.register_forward_pre_hook(hook, with_kwargs=True)
+    handle = language_of(plain).register_forward_pre_hook(hook, with_kwargs=True)
     with contextlib.suppress(_Stop):
         plain.model(**make_inputs(prompt))
     handle.remove()
@@ -259,12 +259,12 @@ class _Layers:
     """The plain decoder layers over a permuted sequence with masks given by original index."""
 
     def __init__(self, plain: Any, place: list[int], positions: Tensor, deep: list[Tensor]) -> None:
-        self.layers = plain.model.language_model.layers
+        self.layers = language_of(plain).layers
         self.place = torch.tensor(place)
         self.deep = [added[self.place] for added in deep]
         anything = torch.zeros(1, len(place), 1)
         positions = positions[..., None, :][..., self.place]  # a batch of one row
-        self.rope = plain.model.language_model.rotary_emb(anything, positions)
+        self.rope = language_of(plain).rotary_emb(anything, positions)
 
     def mask(self, prompt_sees: Tensor, later_sees: Tensor, prompt_length: int) -> Tensor:
         """Additive (1, 1, S, S): causal, and only what the prompt's and the later rows may see."""

@@ -67,10 +67,9 @@ def order_of(family: str, model: Any, config: Any) -> str:
 def repeatable(family: str, model: Any, names: list[str]) -> list[Any]:
     """Prompts whose rows transformers itself can repeat for beams: before it encoded videos ahead of the first pass,
     it repeated every frame (families without a video input) or every video (the others but Qwen) by itself."""
-    by_row = "mm_encoder_outputs" in inspect.signature(model.forward).parameters
-    if not by_row and FAMILIES[family].attach:
-        pytest.skip("this transformers repeats every frame by itself, without pruning too")
-    if not by_row and not FAMILIES[family].kinds:
+    if not FAMILIES[family].by_row and "mm_encoder_outputs" not in inspect.signature(model.forward).parameters:
+        if FAMILIES[family].attach:
+            pytest.skip("this transformers repeats every frame by itself, without pruning too")
         names = ["other" if name == "two" else name for name in names]
     return prompts_of(family, names)
 
@@ -245,12 +244,14 @@ def test_frames_that_lost_tokens_already_are_refused() -> None:
         models.adapter_for(model).layouts(model.model, {"video_grid_thw": inputs["video_grid_thw"]}, None)
 
 
-def test_images_are_frames_only_where_the_caller_says_so() -> None:
-    model, config = build("internvl"), settings("internvl")
-    prompts = prompts_of("internvl", ["two", "one"])
+@pytest.mark.parametrize("family", [name for name, kind in FAMILIES.items() if kind.attach])
+def test_images_are_frames_only_where_the_caller_says_so(family: str) -> None:
+    model, config = build(family), settings(family)
+    prompts = prompts_of(family, ["two", "one"])
     inputs = make_inputs(*prompts)
     expected = generate(model, inputs, 2)
     with prunevid.attach(model, config) as pruning:
+        generate(model, make_inputs(*prompts_of(family, ["text"])), 2)
         with pytest.warns(UnprunedWarning, match="frames_per_video"):
             found = generate(model, inputs, 2)
         assert torch.equal(torch.stack(found.logits), torch.stack(expected.logits))

@@ -13,6 +13,7 @@ from prunevid.models.llava_next_video import LlavaNextVideo
 from prunevid.models.llava_onevision import LlavaOnevision
 from prunevid.models.qwen3_vl import Qwen3VL
 from prunevid.models.qwen_vl import QwenVL
+from prunevid.models.smolvlm import SmolVLM
 from prunevid.models.video_llama_3 import VideoLlama3
 from prunevid.models.video_llava import VideoLlava
 
@@ -57,7 +58,7 @@ def base_of(model: Any) -> Any:
     """
     adapter = adapter_for(model)
     for module in model.modules():
-        if "language_model" in module._modules and hasattr(module, adapter.feature_function):
+        if adapter.language_name in module._modules and hasattr(module, adapter.feature_function):
             return module
     raise UnsupportedModelError(
         f"{type(model).__name__} has no part with a language model and {adapter.feature_function}; load the model with "
@@ -65,7 +66,7 @@ def base_of(model: Any) -> Any:
     )
 
 
-for _family in (QwenVL, Qwen3VL, LlavaOnevision, LlavaNextVideo, VideoLlava, InternVL, VideoLlama3):
+for _family in (QwenVL, Qwen3VL, LlavaOnevision, LlavaNextVideo, VideoLlava, InternVL, VideoLlama3, SmolVLM):
     register(_family)
 
 __all__ = ["Adapter", "Shortening", "VideoLayout", "adapter_for", "base_of", "register", "supported"]

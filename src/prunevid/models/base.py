@@ -66,6 +66,7 @@ class Adapter(ABC):
         model_types: values of `config.model_type` that this adapter serves.
         checkpoints: hub ids that users know, for messages and tables.
         feature_function: name of the method of the base model that encodes videos.
+        language_name: name of the decoder in the base model.
         modality: under which name the encoder's output stands in the base model's `mm_encoder_outputs`.
         pixels: name of the base model's argument that holds a video's pixels.
         frames_as_images: whether frames come as images, so that only the caller can say which belong to a video;
@@ -78,6 +79,7 @@ class Adapter(ABC):
     model_types: ClassVar[frozenset[str]]
     checkpoints: ClassVar[tuple[str, ...]] = ()
     feature_function: ClassVar[str] = "get_video_features"
+    language_name: ClassVar[str] = "language_model"
     modality: ClassVar[str] = "video"
     pixels: ClassVar[str] = "pixel_values_videos"
     frames_as_images: ClassVar[bool] = False
@@ -115,7 +117,7 @@ class Adapter(ABC):
 
     def language_model(self, base: Any) -> Any:
         """The decoder under the base model; it has `.layers`, `.config` and `.norm`."""
-        return base.language_model
+        return getattr(base, self.language_name)
 
     def projections(self, attention: Any) -> tuple[nn.Module, nn.Module]:
         """The modules whose outputs are the queries and the keys just before rotary embedding.

@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from prunevid.errors import InputError
 from prunevid.models.base import Adapter, VideoLayout, first_pixels
+from prunevid.models.frames import picture_layouts
 
 
 class InternVL(Adapter):
@@ -45,30 +44,4 @@ class InternVL(Adapter):
         vision = base.config.vision_config
         side = int(vision.image_size[0] // vision.patch_size[0] * base.config.downsample_ratio)
         pictures = int(first_pixels(arguments).shape[0])
-        layouts = []
-        for frames in _split(pictures, arguments.get("frames_per_video")):
-            if frames > 0:
-                layouts.append(VideoLayout(frames, side, side))
-            else:
-                layouts += [VideoLayout(0, side, side, tail=side * side)] * -frames
-        return layouts
-
-
-def _split(pictures: int, frames: int | Sequence[int] | None) -> list[int]:
-    """Runs of pictures in order: n > 0 the frames of one video, n < 0 that many pictures that stay whole."""
-    if isinstance(frames, int) and frames > 0:
-        if pictures % frames:
-            raise InputError(
-                f"{pictures} pictures can't be videos of {frames} frames each (frames_per_video); give a list with "
-                "the number of frames of every video."
-            )
-        return [frames] * (pictures // frames)
-    if not frames or isinstance(frames, int):
-        return [-pictures]
-    if sum(map(abs, frames)) != pictures:
-        raise InputError(
-            f"frames_per_video {list(frames)} describes {sum(map(abs, frames))} pictures, but the prompt has "
-            f"{pictures}; give the number of frames of every video in the order of the prompt, and of pictures that "
-            "are no frames as a negative number."
-        )
-    return list(frames)
+        return picture_layouts(pictures, side, side, arguments.get("frames_per_video"))
