@@ -50,6 +50,18 @@ def adapter_for(model: Any) -> Adapter:
     return _ADAPTERS[model_type]
 
 
+def table() -> str:
+    """The supported families as a table in Markdown (`docs/models.md` holds it)."""
+    lines = ["| model type | checkpoints | tokens of a video | positions | order |", "|---|---|---|---|---|"]
+    for model_type in supported():
+        adapter = _ADAPTERS[model_type]
+        positions = "(t, h, w), kept" if adapter.positions == "mrope" else "one axis, renumbered"
+        order = "merged or raster" if adapter.contiguous else "raster"
+        checkpoints = "<br>".join(f"`{name}`" for name in adapter.checkpoints)
+        lines.append(f"| `{model_type}` | {checkpoints} | {adapter.arrangement} | {positions} | {order} |")
+    return "\n".join(lines)
+
+
 def base_of(model: Any) -> Any:
     """The innermost module that joins vision and language (`model.model`), also under wrappers such as PEFT's.
 
@@ -69,4 +81,4 @@ def base_of(model: Any) -> Any:
 for _family in (QwenVL, Qwen3VL, LlavaOnevision, LlavaNextVideo, VideoLlava, InternVL, VideoLlama3, SmolVLM):
     register(_family)
 
-__all__ = ["Adapter", "Shortening", "VideoLayout", "adapter_for", "base_of", "register", "supported"]
+__all__ = ["Adapter", "Shortening", "VideoLayout", "adapter_for", "base_of", "register", "supported", "table"]

@@ -65,6 +65,7 @@ class Adapter(ABC):
     Attributes:
         model_types: values of `config.model_type` that this adapter serves.
         checkpoints: hub ids that users know, for messages and tables.
+        arrangement: how a video's tokens stand in the prompt, for tables (g: patches of a frame's row).
         feature_function: name of the method of the base model that encodes videos.
         language_name: name of the decoder in the base model.
         modality: under which name the encoder's output stands in the base model's `mm_encoder_outputs`.
@@ -78,6 +79,7 @@ class Adapter(ABC):
 
     model_types: ClassVar[frozenset[str]]
     checkpoints: ClassVar[tuple[str, ...]] = ()
+    arrangement: ClassVar[str] = ""
     feature_function: ClassVar[str] = "get_video_features"
     language_name: ClassVar[str] = "language_model"
     modality: ClassVar[str] = "video"

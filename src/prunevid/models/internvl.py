@@ -25,6 +25,9 @@ class InternVL(Adapter):
         "OpenGVLab/InternVL3-38B-hf",
         "OpenGVLab/InternVL3-78B-hf",
     )
+    arrangement: ClassVar[str] = (
+        "T runs of one picture each; the caller says which pictures are frames (`frames_per_video`)"
+    )
     feature_function: ClassVar[str] = "get_image_features"
     modality: ClassVar[str] = "image"
     pixels: ClassVar[str] = "pixel_values"

@@ -17,6 +17,7 @@ class LlavaNextVideo(Adapter):
         "llava-hf/LLaVA-NeXT-Video-7B-DPO-hf",
         "llava-hf/LLaVA-NeXT-Video-34B-hf",
     )
+    arrangement: ClassVar[str] = "one run of T * (g // stride)^2 tokens"
 
     def layouts(self, base: Any, arguments: dict[str, Any], output: Any) -> list[VideoLayout]:
         """See `Adapter.layouts`."""

@@ -22,6 +22,7 @@ class LlavaOnevision(Adapter):
         "llava-hf/llava-onevision-qwen2-7b-ov-hf",
         "llava-hf/llava-onevision-qwen2-72b-ov-hf",
     )
+    arrangement: ClassVar[str] = "one run of T * ceil(g / 2)^2 tokens, then one newline, which is never pruned"
 
     def layouts(self, base: Any, arguments: dict[str, Any], output: Any) -> list[VideoLayout]:
         """See `Adapter.layouts`."""

@@ -27,6 +27,7 @@ class Qwen3VL(QwenVL):
         "Qwen/Qwen3-VL-32B-Instruct",
         "Qwen/Qwen3-VL-30B-A3B-Instruct",
     )
+    arrangement: ClassVar[str] = "T runs of H * W / 4 tokens, each behind its time stamp"
     contiguous: ClassVar[bool] = False
 
     def first_selection_layer(self, config: Any) -> int:

@@ -24,6 +24,9 @@ class SmolVLM(Adapter):
         "HuggingFaceTB/SmolVLM2-500M-Video-Instruct",
         "HuggingFaceTB/SmolVLM2-2.2B-Instruct",
     )
+    arrangement: ClassVar[str] = (
+        "T runs of one picture each; the caller says which pictures are frames (`frames_per_video`)"
+    )
     feature_function: ClassVar[str] = "get_image_features"
     language_name: ClassVar[str] = "text_model"
     modality: ClassVar[str] = "image"

@@ -18,6 +18,9 @@ class VideoLlama3(Adapter):
 
     model_types: ClassVar[frozenset[str]] = frozenset({"video_llama_3"})
     checkpoints: ClassVar[tuple[str, ...]] = ("lkhl/VideoLLaMA3-2B-Image-HF", "lkhl/VideoLLaMA3-7B-Image-HF")
+    arrangement: ClassVar[str] = (
+        "T runs of H * W / merge^2 tokens, each behind its time; only without the processor's token compression"
+    )
     contiguous: ClassVar[bool] = False
 
     def check(self, arguments: dict[str, Any]) -> None:
