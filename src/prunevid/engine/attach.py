@@ -87,6 +87,7 @@ class Pruning:
         self._last: Summary | None = None
         self._own_features: Any = None
         self._remembered: list[tuple[Any, Any, Encoded]] | None = None
+        self._frames_per_video: int | Sequence[int] | None = None
         self.frames_per_video = frames_per_video
         self._handles: list[Any] = []
         with _LOCK:
@@ -136,9 +137,9 @@ class Pruning:
                 f"frames_per_video is {frames!r}, but a {type(self.model).__name__} is given its videos as videos; "
                 "leave it out."
             )
-        self._frames_per_video = frames
-        if self._remembered:
+        if self._remembered and frames != self._frames_per_video:
             self._remembered = []  # what was remembered has other layouts
+        self._frames_per_video = frames
 
     @property
     def stats(self) -> list[dict[str, Any]]:
