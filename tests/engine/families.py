@@ -71,12 +71,14 @@ class Video:
 
 @dataclass(frozen=True)
 class VideoPrompt:
-    """A row without padding: ids (L,), kinds (L,): 0 text, 2 video; its videos in order; the family's name."""
+    """A row without padding: ids (L,), kinds (L,): 0 text, 1 image, 2 video; its videos, images, and both in order."""
 
     family: str
     ids: Tensor
     kinds: Tensor
     videos: list[Video] = field(default_factory=list)
+    images: list[Video] = field(default_factory=list)
+    shown: list[Video] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -90,7 +92,7 @@ class Family:
     inputs: the model's arguments for the videos of every row, besides ids and mask; tau: between the still and the
     changing cells of a clip; between: text tokens before every frame (no separate runs where 0); kinds: whether the
     model wants mm_token_type_ids; by_row: whether old versions of transformers repeat the pixels row by row for beams;
-    attach: options of `attach`.
+    attach: options of `attach`; images: the model's arguments for images apart from videos.
     """
 
     make: Callable[[str], Any]
@@ -102,6 +104,7 @@ class Family:
     kinds: bool = False
     by_row: bool = False
     attach: dict[str, Any] = field(default_factory=dict)
+    images: Callable[[list[Video]], dict[str, Any]] | None = None
 
 
 def _config(kind: str, text: str, vision: Any, **more: Any) -> Any:
@@ -224,7 +227,16 @@ def _images_by_row(rows: list[list[Video]]) -> dict[str, Any]:
     return {"pixel_values": pixels}
 
 
-_QWEN = dict(video=_patches(3 * 2 * PATCH * PATCH), inputs=_joined, kinds=True, by_row=True)
+def _image_patches(images: list[Video]) -> dict[str, Any]:
+    joined = _joined([images])
+    return {"pixel_values": joined["pixel_values_videos"], "image_grid_thw": joined["video_grid_thw"]}
+
+
+def _image_patches_with_sizes(images: list[Video]) -> dict[str, Any]:
+    return _image_patches(images) | {"image_merge_sizes": torch.full((len(images),), 2)}
+
+
+_QWEN = dict(video=_patches(3 * 2 * PATCH * PATCH), inputs=_joined, kinds=True, by_row=True, images=_image_patches)
 FAMILIES: dict[str, Family] = {
     "qwen2_vl": Family(lambda kernel: build_qwen("qwen2_vl", kernel), tau=0.96, **_QWEN),
     "qwen2_5_vl": Family(lambda kernel: build_qwen("qwen2_5_vl", kernel), tau=0.65, **_QWEN),
@@ -235,7 +247,8 @@ FAMILIES: dict[str, Family] = {
         _built("LlavaNextVideoForConditionalGeneration", _llava_next_video), _pictures(8), _stacked, 0.96
     ),
     "video_llava": Family(
-        _built("VideoLlavaForConditionalGeneration", _video_llava), _pictures(PATCH, extra=1), _stacked, 0.8
+        _built("VideoLlavaForConditionalGeneration", _video_llava), _pictures(PATCH, extra=1), _stacked, 0.8,
+        images=lambda images: _as_images([images]),
     ),
     "qwen3_vl": Family(_built("Qwen3VLForConditionalGeneration", _qwen3_vl), tau=0.98, between=2, **_QWEN),
     "qwen3_vl_moe": Family(
@@ -247,7 +260,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "video_llama_3": Family(
         _built("VideoLlama3ForConditionalGeneration", _video_llama_3), _patches(3 * PATCH * PATCH),
-        _with_merge_sizes, 0.975, 1,
+        _with_merge_sizes, 0.975, 1, images=_image_patches_with_sizes,
     ),
     "smolvlm": Family(
         _built("SmolVLMForConditionalGeneration", _smolvlm), _pictures(8), _images_by_row, 0.92, 2, IMAGE,
@@ -279,27 +292,41 @@ def _frames(scenes: tuple[int, ...], seed: int) -> Tensor:
     return clip.pixels.view(sum(scenes), SIDE * SIDE, -1)
 
 
-def make_prompt(family: str, *parts: int | tuple[int, ...], seed: int = 0) -> VideoPrompt:
-    """Renders text (a number of random tokens) and clips (frames of each scene) for a family."""
+def make_prompt(family: str, *parts: int | str | tuple[int, ...], seed: int = 0) -> VideoPrompt:
+    """Renders text (a number of random tokens), clips (frames of each scene) and images ("image") for a family."""
     kind = FAMILIES[family]
     generator = torch.Generator().manual_seed(1000 + seed)
     ids: list[int] = []
+    kinds: list[int] = []
     videos: list[Video] = []
+    images: list[Video] = []
+    shown: list[Video] = []
 
-    def text(count: int) -> list[int]:
-        return torch.randint(len(SPECIAL), VOCABULARY, (count,), generator=generator).tolist()
+    def text(*tokens: int, count: int = 0) -> None:
+        ids.extend([*torch.randint(len(SPECIAL), VOCABULARY, (count,), generator=generator).tolist(), *tokens])
+        kinds.extend([0] * (count + len(tokens)))
+
+    def run(token: int, modality: int, count: int) -> None:
+        text(START)
+        ids.extend([token] * count)
+        kinds.extend([modality] * count)
+        text(END)
 
     for part in parts:
         if isinstance(part, int):
-            ids += text(part)
-            continue
-        video = kind.video(_frames(part, seed + len(videos)))
-        videos.append(video)
-        for _ in range(video.frames if kind.between else 1):
-            run = video.cells if kind.between else video.frames * video.cells + video.tail
-            ids += [*text(kind.between), START, *[kind.placeholder] * run, END]
-    row = torch.tensor(ids)
-    return VideoPrompt(family, row, 2 * (row == kind.placeholder).long(), videos)
+            text(count=part)
+        elif isinstance(part, str):
+            images.append(kind.video(_frames((1,), 50 + seed)))
+            shown.append(images[-1])
+            run(IMAGE, 1, SIDE * SIDE)
+        else:
+            video = kind.video(_frames(part, seed + len(videos)))
+            videos.append(video)
+            shown.append(video)
+            for _ in range(video.frames if kind.between else 1):
+                text(count=kind.between)
+                run(kind.placeholder, 2, video.cells if kind.between else video.frames * video.cells + video.tail)
+    return VideoPrompt(family, torch.tensor(ids), torch.tensor(kinds), videos, images, shown)
 
 
 def make_inputs(*prompts: VideoPrompt) -> dict[str, Any]:
@@ -312,8 +339,11 @@ def make_inputs(*prompts: VideoPrompt) -> dict[str, Any]:
         ids[row, length - len(prompt) :] = prompt.ids
         kinds[row, length - len(prompt) :] = prompt.kinds
         mask[row, length - len(prompt) :] = 1
-    rows = [prompt.videos for prompt in prompts]
+    rows = [prompt.shown if kind.attach else prompt.videos for prompt in prompts]  # frames are images to some families
     inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
     if kind.kinds:
         inputs["mm_token_type_ids"] = kinds
+    images = [image for prompt in prompts for image in prompt.images]
+    if images and kind.images is not None:
+        inputs |= kind.images(images)
     return inputs | (kind.inputs(rows) if any(rows) else {})

@@ -85,6 +85,20 @@ def test_logits_of_every_step(family: str, kernel: str, scenario: str) -> None:
     compare(plain_copy(model), prompts, out, config, order_of(family, model, config))
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("family", [name for name, kind in FAMILIES.items() if kind.images or kind.attach])
+def test_images_beside_videos_stay_whole(family: str, kernel: str) -> None:
+    """Before and after a video, in one batch; tiles of larger images would only be more of the same tokens."""
+    model, config = build(family, kernel), settings(family)
+    parts: list[tuple[Any, ...]] = [(3, "image", 2, (3, 2), 5), (2, (2, 3), 1, "image", 6), (2, "image", 3)]
+    prompts = [make_prompt(family, *part, seed=seed) for seed, part in enumerate(parts)]
+    images = {"frames_per_video": [-1, FRAMES, FRAMES, -1, -1]} if FAMILIES[family].attach else {}
+    with prunevid.attach(model, config, **images) as pruning:
+        out = generate(model, make_inputs(*prompts), 3)
+    assert [len(maps) for maps in pruning.maps] == [1, 1, 0]
+    compare(plain_copy(model), prompts, out, config, order_of(family, model, config))
+
+
 @pytest.mark.parametrize("off", OFF)
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("family", FAMILIES)
