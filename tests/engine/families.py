@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -236,6 +237,12 @@ def _image_patches_with_sizes(images: list[Video]) -> dict[str, Any]:
     return _image_patches(images) | {"image_merge_sizes": torch.full((len(images),), 2)}
 
 
+def _video_llava_images(images: list[Video]) -> dict[str, Any]:
+    known = inspect.signature(transformers.VideoLlavaForConditionalGeneration.forward).parameters
+    name = "pixel_values" if "pixel_values" in known else "pixel_values_images"  # as older versions call it
+    return {name: torch.stack([image.pixels[0] for image in images])}
+
+
 _QWEN = dict(video=_patches(3 * 2 * PATCH * PATCH), inputs=_joined, kinds=True, by_row=True, images=_image_patches)
 FAMILIES: dict[str, Family] = {
     "qwen2_vl": Family(lambda kernel: build_qwen("qwen2_vl", kernel), tau=0.96, **_QWEN),
@@ -248,7 +255,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "video_llava": Family(
         _built("VideoLlavaForConditionalGeneration", _video_llava), _pictures(PATCH, extra=1), _stacked, 0.8,
-        images=lambda images: _as_images([images]),
+        images=_video_llava_images,
     ),
     "qwen3_vl": Family(_built("Qwen3VLForConditionalGeneration", _qwen3_vl), tau=0.98, between=2, **_QWEN),
     "qwen3_vl_moe": Family(
