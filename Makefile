@@ -36,7 +36,7 @@ format: $(READY)  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-train: $(READY)  ## train the built-in model anew (about an hour on two cores)
+train: $(READY)  ## train the built-in model anew (about an hour and a half on two cores)
 	$(BIN)/python -m prunevid.builtin.train --out out/train
 
 clean:  ## remove the environment and caches

@@ -76,7 +76,7 @@ def test_presets(made: PruneVidConfig, expected: dict) -> None:
         ("video_sampling", "random", "'uniform', 'fps'"),
         ("token_order", "spiral", "'auto', 'merged', 'raster'"),
         ("keep_scope", "frame", "'group', 'global'"),
-        ("static_position", "last", "'middle', 'first'"),
+        ("static_position", "last", "'first', 'middle'"),
     ],
 )
 def test_a_value_out_of_range_is_named_with_the_range(setting: str, value: object, says: str) -> None:

@@ -30,7 +30,7 @@ class PruneVidConfig:
         token_order: order of the merged tokens in the sequence: "merged" (scene by scene, static before dynamic, as
             published), "raster" (by frame and place of the cell that stands for each token) or "auto" (what suits the
             model family).
-        static_position: which frame's position stands for a static token, "middle" or "first" of its scene
+        static_position: which frame's position stands for a static token, "first" or "middle" of its scene
             (only models with (t, h, w) rotary positions or raster order care).
 
     Stage 2, inside it:
@@ -73,7 +73,7 @@ class PruneVidConfig:
     verbose: bool = False
     collect_stats: bool = True
     token_order: Literal["auto", "merged", "raster"] = "auto"
-    static_position: Literal["middle", "first"] = "middle"
+    static_position: Literal["first", "middle"] = "first"
     keep_scope: Literal["group", "global"] = "group"
     score_rope: bool = False
     score_causal: bool = False

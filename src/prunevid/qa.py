@@ -34,6 +34,7 @@ class VideoQA:
 
     The model is pruned only while a question is being answered (and while a clip is held open): between calls
     it is the stock model, without a hook. Calls from several threads are answered one after the other.
+    `max_new_tokens` is the length of an answer where a call names none: 128, or one word for the embedded model.
 
     Args:
         model: a loaded model of a supported family.
@@ -62,6 +63,7 @@ class VideoQA:
         dtype = model.dtype if getattr(model.dtype, "is_floating_point", False) else None
         self._prompter = Prompter(processor, model.device, dtype, truncates_seconds(models.base_of(model)))
         self._lock = threading.RLock()
+        self.max_new_tokens = 128
         self._pruning: Pruning | None = None
         self._users = 0
         self._open = 0
@@ -114,7 +116,9 @@ class VideoQA:
 
         chosen = choose_method(method, config, preset, retention_ratio, builtin.DEFAULTS)
         model, processor = builtin.load(device=device, dtype=dtype, attn_implementation=attn_implementation)
-        return cls(model, processor, method=chosen)
+        qa = cls(model, processor, method=chosen)
+        qa.max_new_tokens = builtin.ANSWER_TOKENS
+        return qa
 
     @property
     def config(self) -> PruneVidConfig | None:
@@ -170,7 +174,7 @@ class VideoQA:
         clip: Any,
         question: str,
         *,
-        max_new_tokens: int = 128,
+        max_new_tokens: int | None = None,
         max_frames: int | None = None,
         sampling: str | None = None,
         fps: float | None = None,
@@ -186,7 +190,7 @@ class VideoQA:
         Args:
             clip, images, max_frames, sampling, fps, start, end: see `load_clip`.
             question: text.
-            max_new_tokens: length of the answer, at most.
+            max_new_tokens: length of the answer, at most; `self.max_new_tokens` when not given.
             streamer: a transformers streamer that gets the tokens as they come.
             measure_flops: also count what the language model's prefill really multiplies, with and without
                 pruning (two more prefills): total.flops_measured, .flops_measured_unpruned and
@@ -211,14 +215,16 @@ class VideoQA:
                 answer.stats.setdefault("total", {}).update(self._flops(inputs, flops))
         return answer
 
-    def ask_batch(self, pairs: Sequence[tuple[Any, str]], *, max_new_tokens: int = 128, **options: Any) -> list[Answer]:
+    def ask_batch(
+        self, pairs: Sequence[tuple[Any, str]], *, max_new_tokens: int | None = None, **options: Any
+    ) -> list[Answer]:
         """Answers many questions in one batch, each about a clip of its own.
 
         Times in the stats are those of the whole batch, but for decode_video. A clip that occurs often is read once.
 
         Args:
             pairs: (clip, question).
-            max_new_tokens: length of each answer, at most.
+            max_new_tokens: length of each answer, at most; `self.max_new_tokens` when not given.
             options: those of `load_clip` for all clips; the rest goes to `model.generate`.
 
         Raises:
@@ -268,7 +274,7 @@ class VideoQA:
         clip: Any,
         question: str,
         *,
-        max_new_tokens: int = 128,
+        max_new_tokens: int | None = None,
         images: Sequence[Any] | None = None,
         **options: Any,
     ) -> tuple[Answer, Answer]:
@@ -332,7 +338,8 @@ class VideoQA:
         seen = self.load_clip(clip, **options)
         return seen, 1000.0 * (time.perf_counter() - started)
 
-    def _options(self, max_new_tokens: int, streamer: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    def _options(self, max_new_tokens: int | None, streamer: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        max_new_tokens = self.max_new_tokens if max_new_tokens is None else max_new_tokens
         if max_new_tokens < 1:
             raise InputError(f"max_new_tokens is {max_new_tokens}, but must be at least 1.")
         options = greedy_by_default(self.model, self.processor, kwargs)
@@ -371,7 +378,9 @@ class OpenVideo:
         self._spent = spent
         self._prompt = VideoPrompt(qa._prompter, clip)
 
-    def ask(self, question: str, *, max_new_tokens: int = 128, streamer: Any = None, **generate_kwargs: Any) -> Answer:
+    def ask(
+        self, question: str, *, max_new_tokens: int | None = None, streamer: Any = None, **generate_kwargs: Any
+    ) -> Answer:
         """Answers a question about the clip; see `VideoQA.ask`.
 
         In the stats, decode_video, vision and merge are what this question cost: nothing from the second one

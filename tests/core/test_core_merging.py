@@ -139,8 +139,8 @@ def test_zero_vectors_are_unlike_everything() -> None:
 
 def test_static_frame_names_the_stand_in() -> None:
     features = regular(1, 20, 16, still=20)
-    assert (merge_video(features).representative // 20).unique().tolist() == [2]
-    assert (merge_video(features, static_frame="first").representative // 20).unique().tolist() == [0]
+    assert (merge_video(features).representative // 20).unique().tolist() == [0]
+    assert (merge_video(features, static_frame="middle").representative // 20).unique().tolist() == [2]
 
 
 def test_ratio_one_permutes_and_loses_nothing() -> None:
@@ -208,7 +208,7 @@ def test_input_is_left_alone_and_the_result_repeats() -> None:
         ({"cluster_ratio": 1.2}, ConfigError, "at most 1"),
         ({"segment_ratio": -0.1}, ConfigError, "segment_ratio"),
         ({"k": 0}, ConfigError, "k is 0"),
-        ({"static_frame": "last"}, ConfigError, "'middle' or 'first'"),
+        ({"static_frame": "last"}, ConfigError, "'first' or 'middle'"),
     ],
 )
 def test_bad_input_is_named(change: dict, error: type[Exception], words: str) -> None:

@@ -8,11 +8,12 @@ without pruning. `weights/MODEL_CARD.md` says what it was trained on, how well i
 from __future__ import annotations
 
 from prunevid.builtin.clips import SyntheticClip, make_clip, write_clip
-from prunevid.builtin.model import DEFAULTS, load
+from prunevid.builtin.model import ANSWER_TOKENS, DEFAULTS, load
 from prunevid.builtin.questions import KINDS, Question
 from prunevid.builtin.scenes import FPS, FRAMES, SIZE
 
 __all__ = [
+    "ANSWER_TOKENS",
     "DEFAULTS",
     "FPS",
     "FRAMES",

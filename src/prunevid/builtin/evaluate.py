@@ -22,7 +22,7 @@ import torch
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 from prunevid.builtin.clips import SyntheticClip, make_clip, write_clip
-from prunevid.builtin.model import DEFAULTS, build_model, build_processor, load, load_weights
+from prunevid.builtin.model import ANSWER_TOKENS, DEFAULTS, build_model, build_processor, load, load_weights
 from prunevid.builtin.scenes import FPS, FRAMES, SIZE
 from prunevid.builtin.scoring import Asked, Majority, Score, scores
 from prunevid.errors import ConfigError
@@ -62,7 +62,7 @@ def answer(
         padding=True,
         return_tensors="pt",
     ).to(model.device)
-    made = model.generate(**inputs, do_sample=False, max_new_tokens=4)
+    made = model.generate(**inputs, do_sample=False, max_new_tokens=ANSWER_TOKENS)
     new = made[:, inputs["input_ids"].shape[1] :]
     return [text.strip() for text in processor.batch_decode(new, skip_special_tokens=True)]
 

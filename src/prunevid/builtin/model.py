@@ -33,10 +33,15 @@ DEFAULTS: dict[str, Any] = {"pruning_layer": 2, "max_frames": FRAMES}
 """Overrides of `PruneVidConfig` that suit the depth: names are looked up within the first three of six layers, so the
 choice by question comes after the third (0-based: layer 2)."""
 
+ANSWER_TOKENS = 1
+"""Tokens of an answer: the model was trained to answer every question with one word."""
+
 PAD, UNK, START, END = "<|endoftext|>", "<|unk|>", "<|im_start|>", "<|im_end|>"
 VISION_START, VISION_END, IMAGE, VIDEO = "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"
 SPECIAL = (PAD, UNK, START, END, VISION_START, VISION_END, IMAGE, VIDEO)
 PATCH, MERGE, TEMPORAL = 8, 2, 2
+# A pair of frames then takes one second, two temporal positions: transformers 5.17 cuts seconds to whole numbers.
+TOKENS_PER_SECOND = 2
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -118,7 +123,7 @@ def build_config() -> Qwen2_5_VLConfig:
         "patch_size": PATCH,
         "spatial_merge_size": MERGE,
         "temporal_patch_size": TEMPORAL,
-        "tokens_per_second": 4,
+        "tokens_per_second": TOKENS_PER_SECOND,
         "window_size": SIZE,
         "out_hidden_size": 192,
         "fullatt_block_indexes": [0, 1, 2, 3],

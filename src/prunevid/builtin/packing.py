@@ -19,6 +19,7 @@ from prunevid.builtin.model import (
     PATCH,
     START,
     TEMPORAL,
+    TOKENS_PER_SECOND,
     VIDEO,
     VISION_END,
     VISION_START,
@@ -65,7 +66,7 @@ def patches(frames: Tensor) -> Tensor:
 
 def prefix_positions() -> np.ndarray:
     """(3, P) rotary positions of the shared prefix, as transformers' `get_rope_index` gives them for a clip at FPS."""
-    step = 4 * TEMPORAL / FPS
+    step = TOKENS_PER_SECOND * TEMPORAL / FPS
     time, row, column = np.meshgrid(
         (np.arange(GRID[0]) * step).astype(np.int64),
         np.arange(GRID[1] // MERGE),

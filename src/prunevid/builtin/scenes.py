@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What happens in a synthetic clip, before anything is drawn: scenes, things, their paths and events.
 
-A clip has 16 frames of 64 x 64 pixels at 4 frames a second, in one to three scenes with a still background each. Things
+A clip has 16 frames of 64 x 64 pixels at 2 frames a second, in one to three scenes with a still background each. Things
 are coloured shapes; at most a few move, appear, vanish, flash up or change colour. All times are frame numbers.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 
 FRAMES = 16
 SIZE = 64
-FPS = 4.0
+FPS = 2.0
 
 COLORS: dict[str, tuple[int, int, int]] = {
     "red": (222, 38, 38),

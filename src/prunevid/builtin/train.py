@@ -29,7 +29,7 @@ log = logging.getLogger("prunevid.builtin.train")
 class Settings:
     """Settings of a run; `steps` (over both phases), when given, replaces `minutes`."""
 
-    minutes: float = 75.0
+    minutes: float = 86.0
     steps: int | None = None
     clips: int = 8
     questions: int = 14

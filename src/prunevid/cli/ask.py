@@ -91,8 +91,12 @@ def ask(
         typer.Option(help="Refuse frames of more pixels; 4096 x 4096 by default.", rich_help_panel=_FRAMES),
     ] = None,
     max_new_tokens: Annotated[
-        int, typer.Option(help="Length of the answer in tokens, at most.", rich_help_panel=_ANSWER)
-    ] = 128,
+        int | None,
+        typer.Option(
+            help="Length of the answer in tokens, at most. Default: 128; one word for the embedded model.",
+            rich_help_panel=_ANSWER,
+        ),
+    ] = None,
     temperature: Annotated[
         float | None,
         typer.Option(help="Sample with this temperature instead of greedy decoding.", rich_help_panel=_ANSWER),
@@ -157,9 +161,7 @@ def ask(
         return
     typer.echo(answer.text)
     if (stats or flops) and answer.stats:
-        from rich.console import Console
-
-        Console().print(common.stats_table(answer.stats))
+        common.console().print(common.stats_table(answer.stats))
 
 
 def _limits(max_seconds: float | None, max_pixels: int | None) -> Any:

@@ -15,6 +15,7 @@ import typer
 from prunevid.errors import ConfigError
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from prunevid.config import PruneVidConfig
@@ -151,6 +152,14 @@ def stats_lines(stats: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]
     times = stats.get("milliseconds", {})
     lines += [(STAGE_NAMES[name], f"{times[name]:.1f} ms") for name in STAGE_NAMES if name in times]
     return lines
+
+
+def console() -> Console:
+    """Where results go: as wide as the terminal, or wide enough for the tables where there is none."""
+    from rich.console import Console
+
+    plain = Console()
+    return plain if plain.is_terminal else Console(width=max(plain.width, 116))
 
 
 @contextmanager

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from prunevid.builtin import Question
     from prunevid.qa import Answer, VideoQA
 
-MAX_NEW_TOKENS = 4
-
 
 def demo(
     seed: Annotated[int, typer.Option(min=0, help="Which clip to make; the same seed makes the same clip.")] = 0,
@@ -46,7 +44,7 @@ def demo(
     with common.working("Asking") as tell:
         for number, question in enumerate(clip.questions, start=1):
             tell(f"Question {number} of {len(clip.questions)}, without pruning and with it")
-            rows.append(row(question, *qa.compare(path, question.text, max_new_tokens=MAX_NEW_TOKENS)))
+            rows.append(row(question, *qa.compare(path, question.text)))
     if as_json:
         common.print_json(
             {
@@ -111,9 +109,10 @@ def _place(out: Path | None, seed: int, force: bool) -> Path:
 
 
 def _show(path: Path, qa: VideoQA, rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
 
-    console = Console()
+    from prunevid.cli import common
+
+    console = common.console()
     console.print(f"Clip: [bold]{path.resolve()}[/bold]", soft_wrap=True)
     weights = sum(weight.numel() for weight in qa.model.parameters())
     console.print(f"Model: the embedded one, {weights / 1e6:.1f} million weights, on {qa.model.device}")

@@ -239,11 +239,12 @@ def _line(error: BaseException) -> str:
 
 
 def _show(checks: list[Check], healthy: bool) -> None:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console()
+    from prunevid.cli import common
+
+    console = common.console()
     console.print(f"prunevid {_version('prunevid') or '(not installed)'} on {platform.platform()}")
     table = Table(box=None, pad_edge=False, show_header=False)
     group = ""

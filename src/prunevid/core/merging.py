@@ -41,7 +41,7 @@ class MergedVideo:
         assignment: (T * N,) int64, the merged token of every cell t * N + position; -1 would be a dropped cell
             (merging drops none).
         representative: (n,) int64, the cell that stands for each merged token: its cluster's centre; for a static
-            token in the scene's middle or first frame.
+            token in the scene's first or middle frame.
         group: (n,) int64, the set that each merged token belongs to, numbered 0, 1, … in sequence order.
         scene_lengths: frames of each scene.
         static_sizes: merged static tokens of each scene.
@@ -65,7 +65,7 @@ def merge_video(
     segment_ratio: float = 0.25,
     k: int = 7,
     *,
-    static_frame: str = "middle",
+    static_frame: str = "first",
 ) -> MergedVideo:
     """Merge the visual tokens of one video over time and space (docs/algorithm.md, "Stage 1").
 
@@ -79,8 +79,8 @@ def merge_video(
         cluster_ratio: merged tokens per token, in a set of more than 14: int(size * cluster_ratio), at least 1.
         segment_ratio: scene clusters per frame.
         k: neighbours of the clusterings, capped at the size of a set.
-        static_frame: the frame of a scene that stands for its static tokens, "middle" (start + length // 2) or
-            "first".
+        static_frame: the frame of a scene that stands for its static tokens, "first" or "middle"
+            (start + length // 2).
 
     Raises:
         InputError: features is not (T, N, C) with every axis at least 1, or holds no floats.
@@ -91,7 +91,7 @@ def merge_video(
     check_ratio("cluster_ratio", cluster_ratio)
     check_count("k", k, 1)
     if static_frame not in ("middle", "first"):
-        raise ConfigError(f"static_frame is {static_frame!r}, but must be 'middle' or 'first'.")
+        raise ConfigError(f"static_frame is {static_frame!r}, but must be 'first' or 'middle'.")
     positions, channels = features.shape[1:]
     given = features.reshape(-1, channels)
     cells = in_float32(given)
