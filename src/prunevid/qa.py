@@ -207,7 +207,7 @@ class VideoQA:
         inputs = self._prompter.encode([seen], [question])
         options = self._options(max_new_tokens, streamer, options)
         with self._lock:
-            with self._attached() as pruning:
+            with self._attached([seen]) as pruning:
                 run = generate(self.model, self.processor, inputs, options, pruning)
                 flops = count_prefill(self.model, inputs) if measure_flops else 0
             answer = self._answers(run, [seen], [question], [spent])[0]
@@ -244,7 +244,7 @@ class VideoQA:
         spent = [loaded[_key(clip)][1] for clip, _ in pairs]
         questions = [question for _, question in pairs]
         inputs = self._prompter.encode(clips, questions)
-        with self._lock, self._attached() as pruning:
+        with self._lock, self._attached(clips) as pruning:
             run = generate(self.model, self.processor, inputs, chosen, pruning)
             return self._answers(run, clips, questions, spent)
 
@@ -300,18 +300,20 @@ class VideoQA:
                 self.model.generate(**inputs, **{**chosen, "max_new_tokens": 1})
                 self._warm = True
             for method in (methods.get("none"), self.method):
-                with attach(self.model, method) as pruning:
+                with attach(self.model, method, frames_per_video=self._frames([seen])) as pruning:
                     run = generate(self.model, self.processor, inputs, chosen, pruning)
                 answers += self._answers(run, [seen], [question], [spent])
         return answers[0], answers[1]
 
     @contextmanager
-    def _attached(self) -> Iterator[Pruning]:
-        """The model, pruned; the handle is shared by all who are inside."""
+    def _attached(self, clips: Sequence[Clip] = ()) -> Iterator[Pruning]:
+        """The model, pruned; the handle is shared by all who are inside. `clips`: of the prompt that comes next."""
         with self._lock:
             if self._pruning is None:
                 self._pruning = attach(self.model, self.method)
             pruning = self._pruning
+            if clips:
+                pruning.frames_per_video = self._frames(clips)
             self._users += 1
         try:
             yield pruning
@@ -321,6 +323,10 @@ class VideoQA:
                 if self._users == 0:
                     self._pruning = None
                     pruning.detach()
+
+    def _frames(self, clips: Sequence[Clip]) -> list[int] | None:
+        """How many pictures each clip is to a model that has no video input; None for other models."""
+        return [len(clip) for clip in clips] if models.adapter_for(self.model).frames_as_images else None
 
     def _refuse_open(self, what: str) -> None:
         if self._pruning is not None:
@@ -385,7 +391,7 @@ class OpenVideo:
         if qa._pruning is None or not qa._open:
             raise InputError("The clip was closed; ask inside `with qa.open(clip) as video:`.")
         options = qa._options(max_new_tokens, streamer, generate_kwargs)
-        with qa._lock, qa._attached() as pruning:
+        with qa._lock, qa._attached([self.clip]) as pruning:
             run = generate(qa.model, qa.processor, self._prompt.encode(question), options, pruning)
             answer = qa._answers(run, [self.clip], [question], [self._spent])[0]
             self._spent = 0.0

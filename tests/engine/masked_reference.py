@@ -12,6 +12,7 @@ One row, no cache, no padding, the plain decoder layers in a hand-written loop:
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engine.families import FAMILIES, VideoPrompt, language_of, make_inputs
 from engine.loop_merge import Token, merge
 from engine.tiny import Prompt
 
@@ -53,7 +55,7 @@ def plain_copy(model: Any) -> Any:
 @torch.no_grad()
 def reference(
     plain: Any,
-    prompt: Prompt,
+    prompt: Prompt | VideoPrompt,
     new_ids: Tensor,
     config: Any,
     order: str = "raster",
@@ -68,7 +70,11 @@ def reference(
     numbers a second turn on a cache (the same, unless the clip is longer than it is wide and high).
     positions: (3, S) instead of those. tail: (G, hidden) embeddings of the new tokens where they are no text.
     """
-    hidden, own = _embed(plain, prompt, new_ids, len(new_ids) if counted is None else counted)
+    deep: list[Tensor] = []
+    if isinstance(prompt, VideoPrompt):
+        hidden, own, deep = _captured(plain, prompt, new_ids)
+    else:
+        hidden, own = _embed(plain, prompt, new_ids, len(new_ids) if counted is None else counted)
     positions = own if positions is None else positions
     if tail is not None:
         hidden[len(prompt) :] = tail
@@ -78,21 +84,25 @@ def reference(
     visible = [True] * length  # by original index
     groups: dict[int, tuple] = {}  # by original index of a merged token
     all_tokens, all_scenes = [], []
-    for video, (start, frames, cells) in enumerate(spans):
-        tokens, scenes = _stage1(hidden, start, frames, cells, config)
+    for video, (cells, frames) in enumerate(spans):
+        tokens, scenes = _stage1(hidden, deep, cells, frames, config)
         all_tokens.append(tokens)
         all_scenes.append(scenes)
-        shown = [start + token.representative for token in tokens]
-        rest = sorted(set(range(start, start + frames * cells)) - set(shown))
+        shown = [cells[token.representative] for token in tokens]
+        rest = sorted(set(cells) - set(shown))
         for index in rest:
             visible[index] = False
         groups |= {index: (video, *token.group) for index, token in zip(shown, tokens)}
         if order == "merged":
-            place[start : start + frames * cells] = shown + rest
+            place[cells[0] : cells[-1] + 1] = shown + rest
     seen = torch.tensor(visible)
-    layers = _Layers(plain, place, positions)
+    if positions is None:  # one axis: the tokens that stage 1 leaves are counted anew
+        positions = torch.zeros(length, dtype=torch.long)
+        positions[place] = seen[place].long().cumsum(0) - 1
+        positions = positions.clamp(min=0)
+    layers = _Layers(plain, place, positions, deep)
     state = hidden[place]
-    original = [i for start, frames, cells in spans for i in range(start, start + frames * cells)]
+    original = [i for cells, _ in spans for i in cells]
     merged = sorted(groups)
     result = Reference(torch.empty(0), original, merged, merged, all_tokens, all_scenes, {})
     choosing = config.enable_stage2 and bool(groups)
@@ -110,13 +120,18 @@ def reference(
     state = layers.run(state, range(first), layers.mask(seen, late, prompt_length))
     everyone = layers.mask(chosen_seen, chosen_seen, prompt_length)
     state = layers.run(state, range(first, len(layers.layers)), everyone)
-    logits = plain.lm_head(plain.model.language_model.norm(state))
+    logits = plain.lm_head(language_of(plain).norm(state))
     result.logits = torch.empty_like(logits).index_copy_(0, torch.tensor(place), logits)
     return result
 
 
 def compare(
-    plain: Any, prompts: Sequence[Prompt], out: Any, config: Any, order: str = "raster", atol: float = 1e-5
+    plain: Any,
+    prompts: Sequence[Prompt | VideoPrompt],
+    out: Any,
+    config: Any,
+    order: str = "raster",
+    atol: float = 1e-5,
 ) -> list[Reference]:
     """Asserts that every step's logits of a generated batch (left-padded, unexpanded) are the reference's."""
     width = max(len(prompt) for prompt in prompts)
@@ -140,33 +155,76 @@ def choose(scores: dict[int, float], groups: dict[int, tuple], config: Any) -> l
     return sorted(kept)
 
 
-def _stage1(hidden: Tensor, start: int, frames: int, cells: int, config: Any) -> tuple[list[Token], list[int]]:
+def _stage1(
+    hidden: Tensor, deep: list[Tensor], cells: list[int], frames: int, config: Any
+) -> tuple[list[Token], list[int]]:
     """Merges one video in place (its representatives' rows take the merged features)."""
-    video = hidden[start : start + frames * cells].view(frames, cells, -1)
+    each = len(cells) // frames
     if not config.enable_stage1:
-        return [Token((i,), i, (i // cells,)) for i in range(frames * cells)], [1] * frames
+        return [Token((i,), i, (i // each,)) for i in range(len(cells))], [1] * frames
     features, tokens, scenes = merge(
-        video,
+        hidden[cells].view(frames, each, -1),
         config.tau,
         config.cluster_ratio,
         config.temporal_segment_ratio,
         config.dpc_knn_k,
         config.static_position,
     )
+    for added in deep:
+        before = added[cells]
+        for token in tokens:
+            added[cells[token.representative]] = before[list(token.members)].mean(0)
     for token, feature in zip(tokens, features):
-        hidden[start + token.representative] = feature
+        hidden[cells[token.representative]] = feature
     return tokens, scenes
 
 
-def _spans(prompt: Prompt) -> list[tuple[int, int, int]]:
-    """(first index, frames, tokens a frame) of each video of the prompt."""
+def _spans(prompt: Prompt | VideoPrompt) -> list[tuple[list[int], int]]:
+    """(original places of the grid's cells, frames) of each video of the prompt."""
     spans, at = [], 0
-    kinds = prompt.kinds.tolist()
+    places = (prompt.kinds == 2).nonzero()[:, 0].tolist()
     for clip in prompt.videos:
-        at = kinds.index(2, at)
-        spans.append((at, clip.frames, clip.cells))
-        at += clip.frames * clip.cells
+        count = clip.frames * clip.cells
+        spans.append((places[at : at + count], clip.frames))
+        at += count + getattr(clip, "tail", 0)
     return spans
+
+
+class _Stop(Exception):
+    pass
+
+
+def _captured(plain: Any, prompt: VideoPrompt, new_ids: Tensor) -> tuple[Tensor, Tensor | None, list[Tensor]]:
+    """What the plain model itself hands to its language model, continued by the new tokens.
+
+    Returns:
+        Embeddings (S, hidden); positions (3, S), or None where they just count the tokens; what is added after each of
+        the first layers (S, hidden).
+    """
+    seen: dict[str, Any] = {}
+
+    def hook(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        seen.update(kwargs)
+        raise _Stop
+
+    handle = language_of(plain).register_forward_pre_hook(hook, with_kwargs=True)
+    with contextlib.suppress(_Stop):
+        plain.model(**make_inputs(prompt))
+    handle.remove()
+    tail = plain.get_input_embeddings()(new_ids)
+    hidden = torch.cat([seen["inputs_embeds"][0], tail]).clone()
+    deep = []
+    for features in seen.get("deepstack_visual_embeds") or []:
+        added = torch.zeros_like(hidden)
+        added[: len(prompt)][seen["visual_pos_masks"][0]] = features
+        deep.append(added)
+    positions = seen.get("position_ids")
+    if positions is None or positions.ndim < 3:
+        three_axes = FAMILIES[prompt.family].kinds and not prompt.videos
+        return hidden, torch.arange(len(hidden)).expand(3, -1) if three_axes else None, deep
+    positions = positions[-3:, 0]
+    steps = positions[0, -1] + 1 + torch.arange(len(new_ids))
+    return hidden, torch.cat([positions, steps.expand(3, -1)], dim=-1), deep
 
 
 def _embed(plain: Any, prompt: Prompt, new_ids: Tensor, counted: int) -> tuple[Tensor, Tensor]:
@@ -200,11 +258,13 @@ def _embed(plain: Any, prompt: Prompt, new_ids: Tensor, counted: int) -> tuple[T
 class _Layers:
     """The plain decoder layers over a permuted sequence with masks given by original index."""
 
-    def __init__(self, plain: Any, place: list[int], positions: Tensor) -> None:
-        self.layers = plain.model.language_model.layers
+    def __init__(self, plain: Any, place: list[int], positions: Tensor, deep: list[Tensor]) -> None:
+        self.layers = language_of(plain).layers
         self.place = torch.tensor(place)
+        self.deep = [added[self.place] for added in deep]
         anything = torch.zeros(1, len(place), 1)
-        self.rope = plain.model.language_model.rotary_emb(anything, positions[:, None, self.place])
+        positions = positions[..., None, :][..., self.place]  # a batch of one row
+        self.rope = language_of(plain).rotary_emb(anything, positions)
 
     def mask(self, prompt_sees: Tensor, later_sees: Tensor, prompt_length: int) -> Tensor:
         """Additive (1, 1, S, S): causal, and only what the prompt's and the later rows may see."""
@@ -218,6 +278,8 @@ class _Layers:
         state = state[None]
         for index in which:
             state = self.layers[index](state, attention_mask=mask, position_embeddings=self.rope, position_ids=None)
+            if index < len(self.deep):
+                state = state + self.deep[index]
         return state[0]
 
     def scores(self, state: Tensor, config: Any, seen: Tensor, columns: list[int], question: range) -> dict[int, float]:
@@ -228,6 +290,8 @@ class _Layers:
         size = attention.head_dim
         queries = attention.q_proj(normed).view(len(state), -1, size)
         keys = attention.k_proj(normed).view(len(state), -1, size)
+        if hasattr(attention, "q_norm"):
+            queries, keys = attention.q_norm(queries), attention.k_norm(keys)
         if config.score_rope:
             queries, keys = self._rotate(queries), self._rotate(keys)
         place = self.place.tolist()

@@ -64,13 +64,13 @@ def _built(family: str, kernel: str, layers: int) -> Any:
         cls = Qwen2_5_VLForConditionalGeneration
     config._attn_implementation = kernel
     model = cls(config).eval().requires_grad_(False)
-    _scale_weights(model)
+    scale_weights(model)
     model.generation_config.suppress_tokens = list(SPECIAL)
     model.generation_config.pad_token_id = PAD
     return model
 
 
-def _scale_weights(model: Any) -> None:
+def scale_weights(model: Any) -> None:
     """Draws every weight anew: unit-variance outputs, sharper queries and keys, biases that are not zero."""
     generator = torch.Generator().manual_seed(1)
     for name, weight in model.named_parameters():
@@ -81,7 +81,8 @@ def _scale_weights(model: Any) -> None:
             weight.copy_(noise)
         else:
             gain = 1.6 if "q_proj" in name or "k_proj" in name else 1.0
-            weight.copy_(gain * noise / weight[0].numel() ** 0.5)
+            inputs = weight.shape[-1] if "experts" in name else weight[0].numel()
+            weight.copy_(gain * noise / inputs**0.5)
 
 
 def build(family: str, kernel: str = "sdpa", layers: int = LAYERS) -> Any:

@@ -9,7 +9,7 @@ import inspect
 import threading
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,7 +38,13 @@ _LOCK = threading.Lock()
 _LAYOUT = "_prunevid_encoded"
 
 
-def attach(model: nn.Module, config_or_method: PruneVidConfig | Method | str = "prunevid", **overrides: Any) -> Pruning:
+def attach(
+    model: nn.Module,
+    config_or_method: PruneVidConfig | Method | str = "prunevid",
+    *,
+    frames_per_video: int | Sequence[int] | None = None,
+    **overrides: Any,
+) -> Pruning:
     """Makes a model prune the videos of its prompts, from now until `detach`.
 
     The model's own `generate` and `forward` are used as they are; its weights and code stay untouched.
@@ -46,6 +52,9 @@ def attach(model: nn.Module, config_or_method: PruneVidConfig | Method | str = "
     Args:
         model: a model of a supported family (`prunevid.models.supported()`).
         config_or_method: a `PruneVidConfig`, a method, or a method's name.
+        frames_per_video: for families whose frames come as images: how many images make one video, or a
+            list with the number of frames of every video in the order of the prompts (a negative number: that many
+            images that are no frames); 0: images are images. It can be changed later on the handle.
         **overrides: settings to change in it, e.g. `keep_ratio=0.2`.
 
     Returns:
@@ -56,7 +65,7 @@ def attach(model: nn.Module, config_or_method: PruneVidConfig | Method | str = "
         AlreadyAttachedError: a pruning is attached to the model already.
         ConfigError: a setting is out of range, or its layer beyond the model's depth.
     """
-    return Pruning(model, resolve(config_or_method, **overrides))
+    return Pruning(model, resolve(config_or_method, **overrides), frames_per_video)
 
 
 class Pruning:
@@ -67,16 +76,19 @@ class Pruning:
         method: the method.
     """
 
-    def __init__(self, model: nn.Module, method: Method):
+    def __init__(self, model: nn.Module, method: Method, frames_per_video: int | Sequence[int] | None = None):
         self.model, self.method = model, method
         self.adapter: Adapter = adapter_for(model)
         self.base = base_of(model)
         self.language_model = self.adapter.language_model(self.base)
-        _check_layer(method, self.adapter, self.language_model.config)
+        first = self.adapter.first_selection_layer(self.base.config)
+        _check_layer(method, first, self.language_model.config)
         self._local = threading.local()
         self._last: Summary | None = None
         self._own_features: Any = None
         self._remembered: list[tuple[Any, Any, Encoded]] | None = None
+        self._frames_per_video: int | Sequence[int] | None = None
+        self.frames_per_video = frames_per_video
         self._handles: list[Any] = []
         with _LOCK:
             other = _attached_to(self.base)
@@ -108,6 +120,26 @@ class Pruning:
                 self.base.__dict__[name] = self._own_features
             self._remembered = None
             del _ATTACHED[self.base]
+
+    @property
+    def frames_per_video(self) -> int | Sequence[int] | None:
+        """Which images of the coming prompts are frames (see `attach`); None for families that have a video input.
+
+        Raises:
+            ConfigError: set for a family that has a video input.
+        """
+        return self._frames_per_video
+
+    @frames_per_video.setter
+    def frames_per_video(self, frames: int | Sequence[int] | None) -> None:
+        if frames is not None and not self.adapter.frames_as_images:
+            raise ConfigError(
+                f"frames_per_video is {frames!r}, but a {type(self.model).__name__} is given its videos as videos; "
+                "leave it out."
+            )
+        if self._remembered and frames != self._frames_per_video:
+            self._remembered = []  # what was remembered has other layouts
+        self._frames_per_video = frames
 
     @property
     def stats(self) -> list[dict[str, Any]]:
@@ -160,7 +192,9 @@ class Pruning:
 
         @functools.wraps(encode)  # `generate` reads the signature to pick its arguments
         def recorded(*args: Any, **kwargs: Any) -> Any:
-            arguments = signature.bind(*args, **kwargs).arguments
+            arguments = dict(signature.bind(*args, **kwargs).arguments)
+            if self.adapter.frames_as_images:
+                arguments["frames_per_video"] = self.frames_per_video
             pixels = next((v for k, v in arguments.items() if k.startswith("pixel") and isinstance(v, Tensor)), None)
             output, encoded = self._recall(pixels)
             if output is None:
@@ -195,7 +229,7 @@ class Pruning:
     def _before_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Refuses training: a loss can't be computed over tokens that are gone."""
         arguments = _bind(module, args, kwargs)
-        if arguments.get("labels") is not None and _has_video(arguments) and self._active:
+        if arguments.get("labels") is not None and self._has_video(arguments) and self._active:
             raise UnsupportedError(
                 "labels were given, but the logits of a pruned prompt are fewer than its labels; detach to train or to "
                 "compute a loss."
@@ -204,6 +238,31 @@ class Pruning:
     @property
     def _active(self) -> bool:
         return self.method.merges or self.method.selection_layer is not None
+
+    def _encoded(self, arguments: dict[str, Any]) -> Any:
+        """The encoder's output that `generate` made before the forward pass, or None."""
+        return (arguments.get("mm_encoder_outputs") or {}).get(self.adapter.modality)
+
+    def _has_video(self, arguments: dict[str, Any]) -> bool:
+        if self.adapter.frames_as_images and not self.frames_per_video:
+            return False
+        return arguments.get(self.adapter.pixels) is not None or self._encoded(arguments) is not None
+
+    def _check_prompt(self, arguments: dict[str, Any]) -> None:
+        """Refuses what can't be pruned, and warns where images might be frames."""
+        if self.method.selection_layer is not None and self._has_video(arguments):
+            refuse_uncached(arguments, self.language_model.config)
+        if not self._active:
+            return
+        self.adapter.check(arguments)
+        given = arguments.get(self.adapter.pixels) is not None or self._encoded(arguments) is not None
+        if given and self.adapter.frames_as_images and self.frames_per_video is None:
+            warnings.warn(
+                "This model is given frames as images, so images are not pruned; attach with frames_per_video to say "
+                "which of them are frames (0: none).",
+                UnprunedWarning,
+                stacklevel=2,
+            )
 
     def _before_base(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Decides whether this forward pass is a prefill, and opens its state."""
@@ -223,7 +282,7 @@ class Pruning:
         if ids.shape[1] == 1 and past is not None:
             return
         if _filled(past):
-            if _has_video(arguments) and self._active:
+            if self._has_video(arguments) and self._active:
                 warnings.warn(
                     "A new video in a later turn of a conversation is not pruned; start a new cache to prune it.",
                     UnprunedWarning,
@@ -231,7 +290,7 @@ class Pruning:
                 )
             return
         prefill = Prefill(self.method, self.adapter, self.language_model, ids, module.config)
-        output = (arguments.get("mm_encoder_outputs") or {}).get("video")
+        output = self._encoded(arguments)
         if output is not None:
             prefill.encoded = getattr(output, _LAYOUT, None)
             if prefill.encoded is None and self._active:
@@ -239,8 +298,7 @@ class Pruning:
                     "The video features of this prompt were not encoded by the attached model, or cut in chunks, so "
                     "their frames are not known; leave prefill_chunk_size unset and pass pixel_values_videos."
                 )
-        if _has_video(arguments) and self.method.selection_layer is not None:
-            refuse_uncached(arguments, self.language_model.config)
+        self._check_prompt(arguments)
         self._local.prefill = prefill
 
     def _before_language_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -291,10 +349,9 @@ def _attached_to(base: nn.Module) -> Pruning | None:
     return known() if known is not None else None
 
 
-def _check_layer(method: Method, adapter: Adapter, config: Any) -> None:
+def _check_layer(method: Method, first: int, config: Any) -> None:
     """Refuses a selection layer that the model does not have, and decoders that attend in a window."""
-    layer = method.selection_layer
-    depth, first = config.num_hidden_layers, adapter.first_selection_layer(config)
+    layer, depth = method.selection_layer, config.num_hidden_layers
     if layer is not None and not first <= layer < depth:
         raise ConfigError(f"pruning_layer is {layer}, but this model's layers allow {first} to {depth - 1}.")
     if "sliding_attention" in (getattr(config, "layer_types", None) or []) and (layer is not None or method.merges):
@@ -316,11 +373,6 @@ def _bind(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> d
     kind: Any = type(module)
     bound = _signature(kind).bind_partial(module, *args).arguments
     return {**bound, **kwargs}
-
-
-def _has_video(arguments: dict[str, Any]) -> bool:
-    encoded = (arguments.get("mm_encoder_outputs") or {}).get("video")
-    return arguments.get("pixel_values_videos") is not None or encoded is not None
 
 
 def _filled(cache: Any) -> bool:

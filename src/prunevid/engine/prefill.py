@@ -23,7 +23,7 @@ from prunevid.engine.rows import Row, RowVideo, merge_row, plan_rows
 from prunevid.engine.timing import stopwatch
 from prunevid.errors import UnsupportedError
 from prunevid.methods.base import Attention, Method
-from prunevid.models.base import Adapter
+from prunevid.models.base import Adapter, Shortening
 
 logger = logging.getLogger("prunevid")
 
@@ -85,7 +85,8 @@ class Prefill:
     @property
     def acts(self) -> bool:
         """Whether this prefill holds a video and the method does something to it."""
-        return bool(self.encoded) and (self.method.merges or self.method.selection_layer is not None)
+        videos = self.encoded is not None and any(layout.cells for layout in self.encoded.layouts)
+        return videos and (self.method.merges or self.method.selection_layer is not None)
 
     def _plan(self, on_host: Tensor, embeds: Tensor) -> bool:
         """Finds the videos of every row and merges them; False where they can't be found and needn't be."""
@@ -128,8 +129,13 @@ class Prefill:
             start = self.length - row.tokens
             source[index, start:] = row.source
             merged[index, start:] = embeds[index, row.source] if row.embeds is None else row.embeds
-        positions = self._positions(kwargs.get("position_ids"), source)
-        return {**kwargs, "inputs_embeds": merged, "attention_mask": self.visible, "position_ids": positions}
+        shorter = {
+            "inputs_embeds": merged,
+            "attention_mask": self.visible,
+            "position_ids": self._positions(kwargs.get("position_ids"), source),
+        }
+        target = torch.stack([row.target + (row.target >= 0) * (self.length - row.tokens) for row in self.rows])
+        return {**kwargs, **shorter, **self.adapter.shorten(kwargs, Shortening(source, target))}
 
     def _positions(self, positions: Tensor | None, source: Tensor) -> Tensor:
         """Positions of the merged rows: gathered for (t, h, w) rotary positions, renumbered for one axis."""

@@ -100,8 +100,9 @@ def _plan_row(video: Tensor, image: Tensor, valid: Tensor, row: list[tuple[int, 
     other = valid.clone()
     for index, layout in row:
         cells = places[start : start + layout.cells]
-        videos.append(RowVideo(index, layout, cells))
-        other[cells] = False
+        if len(cells):  # a picture that stays whole has none
+            videos.append(RowVideo(index, layout, cells))
+            other[cells] = False
         start += layout.tokens
     visual = (video | image).nonzero()[:, 0]
     after = int(valid[int(visual[-1]) + 1 :].sum()) if len(visual) else 0
@@ -118,6 +119,8 @@ class Row:
     group: (v,) int64, their groups, different for different videos.
     after: question rows at the row's end.
     embeds: (n, C), or None where nothing changed.
+    target: (L,) int64, the place in this row that each token of the unpruned row went to or was merged into, -1 for
+        padding.
     """
 
     source: Tensor
@@ -126,6 +129,7 @@ class Row:
     group: Tensor
     after: int
     embeds: Tensor | None
+    target: Tensor
 
     @property
     def tokens(self) -> int:
@@ -151,6 +155,7 @@ def merge_row(
     other = plan.other.to(device)
     places, keys, features, groups, maps = [other], [other], [embeds[other]], [], []
     next_group = 0
+    members = [torch.arange(len(other), device=device)]
     for video in plan.videos:
         cells = video.cells.to(device)
         frames = video.layout.frames
@@ -160,8 +165,12 @@ def merge_row(
         if merged is None:
             place, feature = cells, grid
             group = torch.arange(frames, device=device).repeat_interleave(len(cells) // frames, output_size=len(cells))
+            went = torch.arange(len(cells), device=device)
         else:
             place, feature, group = cells[merged.representative], merged.features, merged.group
+            went = merged.assignment
+        before = sum(map(len, places))
+        members.append(torch.where(went < 0, went, went + before))
         places.append(place)
         keys.append(place if raster or merged is None else cells[: len(place)])
         features.append(feature.to(embeds.dtype))
@@ -179,5 +188,16 @@ def merge_row(
         group=torch.cat(groups)[which] if groups else which,
         after=plan.after,
         embeds=torch.cat(features)[order] if changed else None,
+        target=_targets(plan, order, torch.cat(members), embeds.shape[0]),
     )
     return row, maps
+
+
+def _targets(plan: RowPlan, order: Tensor, members: Tensor, length: int) -> Tensor:
+    """See `Row.target`; `members` says which of the unordered tokens each token of the plan belongs to, or -1."""
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order), device=order.device)
+    tokens = torch.cat([plan.other, *(video.cells for video in plan.videos)]).to(order.device)
+    target = torch.full((length,), -1, dtype=torch.long, device=order.device)
+    target[tokens] = torch.where(members < 0, members, place[members.clamp(min=0)])
+    return target

@@ -3,11 +3,19 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Any
 
 from prunevid.errors import UnsupportedModelError
-from prunevid.models.base import Adapter, VideoLayout
+from prunevid.models.base import Adapter, Shortening, VideoLayout
+from prunevid.models.internvl import InternVL
+from prunevid.models.llava_next_video import LlavaNextVideo
+from prunevid.models.llava_onevision import LlavaOnevision
+from prunevid.models.qwen3_vl import Qwen3VL
 from prunevid.models.qwen_vl import QwenVL
+from prunevid.models.smolvlm import SmolVLM
+from prunevid.models.video_llama_3 import VideoLlama3
+from prunevid.models.video_llava import VideoLlava
 
 _ADAPTERS: dict[str, Adapter] = {}
 
@@ -33,11 +41,25 @@ def adapter_for(model: Any) -> Adapter:
     """
     model_type = getattr(getattr(model, "config", None), "model_type", None)
     if model_type not in _ADAPTERS:
+        near = difflib.get_close_matches(str(model_type), supported(), n=1, cutoff=0.5)
+        nearest = f" The nearest of them is {near[0]}; docs/models.md says how to add a family." if near else ""
         raise UnsupportedModelError(
             f"A model of type {model_type!r} ({type(model).__name__}) can't be pruned; the supported types are "
-            f"{', '.join(supported())}."
+            f"{', '.join(supported())}.{nearest}"
         )
     return _ADAPTERS[model_type]
+
+
+def table() -> str:
+    """The supported families as a table in Markdown (`docs/models.md` holds it)."""
+    lines = ["| model type | checkpoints | tokens of a video | positions | order |", "|---|---|---|---|---|"]
+    for model_type in supported():
+        adapter = _ADAPTERS[model_type]
+        positions = "(t, h, w), kept" if adapter.positions == "mrope" else "one axis, renumbered"
+        order = "merged or raster" if adapter.contiguous else "raster"
+        checkpoints = "<br>".join(f"`{name}`" for name in adapter.checkpoints)
+        lines.append(f"| `{model_type}` | {checkpoints} | {adapter.arrangement} | {positions} | {order} |")
+    return "\n".join(lines)
 
 
 def base_of(model: Any) -> Any:
@@ -48,7 +70,7 @@ def base_of(model: Any) -> Any:
     """
     adapter = adapter_for(model)
     for module in model.modules():
-        if "language_model" in module._modules and hasattr(module, adapter.feature_function):
+        if adapter.language_name in module._modules and hasattr(module, adapter.feature_function):
             return module
     raise UnsupportedModelError(
         f"{type(model).__name__} has no part with a language model and {adapter.feature_function}; load the model with "
@@ -56,6 +78,7 @@ def base_of(model: Any) -> Any:
     )
 
 
-register(QwenVL)
+for _family in (QwenVL, Qwen3VL, LlavaOnevision, LlavaNextVideo, VideoLlava, InternVL, VideoLlama3, SmolVLM):
+    register(_family)
 
-__all__ = ["Adapter", "VideoLayout", "adapter_for", "base_of", "register", "supported"]
+__all__ = ["Adapter", "Shortening", "VideoLayout", "adapter_for", "base_of", "register", "supported", "table"]

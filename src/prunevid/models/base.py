@@ -14,6 +14,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from prunevid.errors import UnsupportedError
+
 
 @dataclass(frozen=True)
 class VideoLayout:
@@ -39,13 +41,37 @@ class VideoLayout:
         return self.cells + self.tail
 
 
+@dataclass(frozen=True)
+class Shortening:
+    """How stage 1 made a batch's rows shorter.
+
+    source: (B, n) int64, the place in the unpruned row that each token comes from (0 where a row is padded).
+    target: (B, L) int64, the place in the shorter row that each token of the unpruned row went to or was merged into;
+        -1 where it went nowhere (padding).
+    """
+
+    source: Tensor
+    target: Tensor
+
+    @property
+    def length(self) -> int:
+        """n, the tokens of the shorter rows."""
+        return int(self.source.shape[1])
+
+
 class Adapter(ABC):
     """One model family of transformers.
 
     Attributes:
         model_types: values of `config.model_type` that this adapter serves.
         checkpoints: hub ids that users know, for messages and tables.
+        arrangement: how a video's tokens stand in the prompt, for tables (g: patches of a frame's row).
         feature_function: name of the method of the base model that encodes videos.
+        language_name: name of the decoder in the base model.
+        modality: under which name the encoder's output stands in the base model's `mm_encoder_outputs`.
+        pixels: name of the base model's argument that holds a video's pixels.
+        frames_as_images: whether frames come as images, so that only the caller can say which belong to a video;
+            `layouts` then finds `frames_per_video` among its arguments.
         positions: "mrope" (each kept token keeps its own (t, h, w)) or "1d" (renumbered after stage 1).
         token_order: what `token_order="auto"` means for the family.
         contiguous: whether the tokens of a video stand in one unbroken run (needed for the order "merged").
@@ -53,7 +79,12 @@ class Adapter(ABC):
 
     model_types: ClassVar[frozenset[str]]
     checkpoints: ClassVar[tuple[str, ...]] = ()
+    arrangement: ClassVar[str] = ""
     feature_function: ClassVar[str] = "get_video_features"
+    language_name: ClassVar[str] = "language_model"
+    modality: ClassVar[str] = "video"
+    pixels: ClassVar[str] = "pixel_values_videos"
+    frames_as_images: ClassVar[bool] = False
     positions: ClassVar[Literal["mrope", "1d"]] = "1d"
     token_order: ClassVar[Literal["merged", "raster"]] = "merged"
     contiguous: ClassVar[bool] = True
@@ -68,20 +99,35 @@ class Adapter(ABC):
             output: what the call returned.
         """
 
+    def check(self, arguments: dict[str, Any]) -> None:  # noqa: B027 - most families take every prompt
+        """Refuses a prompt that can't be pruned.
+
+        Args:
+            arguments: the base model's arguments by name.
+
+        Raises:
+            UnsupportedError: with the reason and what to do.
+        """
+
     def video_token_id(self, config: Any) -> int:
         """Token id of a video's placeholders."""
-        return int(config.video_token_id)
+        return int(_first(config, "video_token_id", "video_token_index"))
 
     def image_token_id(self, config: Any) -> int | None:
         """Token id of an image's placeholders (images stay whole; a question comes after the last of them)."""
-        return getattr(config, "image_token_id", None)
+        return _first(config, "image_token_id", "image_token_index")
 
     def language_model(self, base: Any) -> Any:
         """The decoder under the base model; it has `.layers`, `.config` and `.norm`."""
-        return base.language_model
+        return getattr(base, self.language_name)
 
     def projections(self, attention: Any) -> tuple[nn.Module, nn.Module]:
-        """The modules whose outputs are the queries and the keys just before rotary embedding."""
+        """The modules whose outputs are the queries and the keys just before rotary embedding.
+
+        Their outputs are (B, L, heads * head_dim) or (B, L, heads, head_dim).
+        """
+        if hasattr(attention, "q_norm"):
+            return attention.q_norm, attention.k_norm
         return attention.q_proj, attention.k_proj
 
     def rotate(self, attention: Any, states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -100,5 +146,49 @@ class Adapter(ABC):
         return states * cos + turned * sin
 
     def first_selection_layer(self, config: Any) -> int:
-        """The lowest layer after which tokens may go."""
+        """The lowest layer after which tokens may go; `config` is the whole model's."""
         return 0
+
+    def shorten(self, arguments: dict[str, Any], merge: Shortening) -> dict[str, Any]:
+        """What else the language model is given for every token, shortened as its tokens were.
+
+        Args:
+            arguments: the language model's keyword arguments for the unpruned rows.
+            merge: where every token went.
+
+        Returns:
+            The arguments to replace.
+        """
+        return {}
+
+
+def stacked_frames(arguments: dict[str, Any]) -> tuple[int, int]:
+    """(videos, frames of each) of a feature function that takes one (videos, frames, channels, height, width) tensor.
+
+    Raises:
+        UnsupportedError: there is no such tensor.
+    """
+    for value in arguments.values():
+        if isinstance(value, Tensor) and value.ndim == 5:
+            return int(value.shape[0]), int(value.shape[1])
+    raise UnsupportedError(
+        "The video's pixels have no axis of frames, so the frames are not known; pass what the model's processor "
+        "returned."
+    )
+
+
+def first_pixels(arguments: dict[str, Any]) -> Tensor:
+    """The pixels among a feature function's arguments, whatever transformers calls them.
+
+    Raises:
+        UnsupportedError: there are none.
+    """
+    for name, value in arguments.items():
+        if name.startswith("pixel") and isinstance(value, Tensor):
+            return value
+    raise UnsupportedError("The features were asked for without pixels; pass what the model's processor returned.")
+
+
+def _first(config: Any, *names: str) -> Any:
+    """The first of these attributes that the config has, or None."""
+    return next((getattr(config, name) for name in names if getattr(config, name, None) is not None), None)

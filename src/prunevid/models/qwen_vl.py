@@ -24,6 +24,7 @@ class QwenVL(Adapter):
         "Qwen/Qwen2-VL-2B-Instruct",
         "Qwen/Qwen2-VL-7B-Instruct",
     )
+    arrangement: ClassVar[str] = "one run of T * H * W / 4 tokens a video"
     positions: ClassVar[Literal["mrope", "1d"]] = "mrope"
     token_order: ClassVar[Literal["merged", "raster"]] = "raster"
 

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LLaVA-NeXT-Video: one run of pooled frames a video; positions on one axis."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from prunevid.models.base import Adapter, VideoLayout, stacked_frames
+
+
+class LlavaNextVideo(Adapter):
+    """LLaVA-NeXT-Video: every frame is pooled from g x g patches to (g // stride) x (g // stride) tokens."""
+
+    model_types: ClassVar[frozenset[str]] = frozenset({"llava_next_video"})
+    checkpoints: ClassVar[tuple[str, ...]] = (
+        "llava-hf/LLaVA-NeXT-Video-7B-hf",
+        "llava-hf/LLaVA-NeXT-Video-7B-DPO-hf",
+        "llava-hf/LLaVA-NeXT-Video-34B-hf",
+    )
+    arrangement: ClassVar[str] = "one run of T * (g // stride)^2 tokens"
+
+    def layouts(self, base: Any, arguments: dict[str, Any], output: Any) -> list[VideoLayout]:
+        """See `Adapter.layouts`."""
+        vision = base.config.vision_config
+        side = vision.image_size // vision.patch_size // base.config.spatial_pool_stride
+        videos, frames = stacked_frames(arguments)
+        return [VideoLayout(frames, side, side)] * videos

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Video-LLaVA: one run of unpooled frames a video, each led by the vision tower's class token."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from prunevid.models.base import Adapter, VideoLayout, stacked_frames
+
+
+class VideoLlava(Adapter):
+    """Video-LLaVA.
+
+    A frame has g * g patch tokens after one class token. The class token is treated as one more cell of the frame: it
+    is merged with the class tokens of a scene's other frames where they are alike, and scored like any cell. The cells
+    therefore have no rows and columns: the layout is one row of g * g + 1.
+    """
+
+    model_types: ClassVar[frozenset[str]] = frozenset({"video_llava"})
+    checkpoints: ClassVar[tuple[str, ...]] = ("LanguageBind/Video-LLaVA-7B-hf",)
+    arrangement: ClassVar[str] = "one run of T * (g^2 + 1) tokens; each frame's class token is a cell like any other"
+
+    def layouts(self, base: Any, arguments: dict[str, Any], output: Any) -> list[VideoLayout]:
+        """See `Adapter.layouts`."""
+        vision = base.config.vision_config
+        cells = (vision.image_size // vision.patch_size) ** 2 + 1
+        videos, frames = stacked_frames(arguments)
+        return [VideoLayout(frames, 1, cells)] * videos

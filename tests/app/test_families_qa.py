@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a real clip file through each family's own processor, built from a configuration, to an answer."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+
+from app import tiny_qwen
+from engine.families import build, settings
+from prunevid.errors import UnprunedWarning
+from prunevid.qa import VideoQA
+
+IMAGE, VIDEO = "<|image_pad|>", "<|video_pad|>"
+QUESTION, OTHER = "what moves ?", "which colour is the circle ?"
+FRAMES = 8
+_SQUARE, _SMALL = {"height": 40, "width": 40}, {"height": 20, "width": 20}
+_AREA = {"shortest_edge": 2 * 40 * 40, "longest_edge": 2 * 40 * 40}
+_SHORT = {"shortest_edge": 20}
+
+
+def _pair(family: str, image: dict[str, Any], video: dict[str, Any], **options: Any) -> Any:
+    """The processor of a family from the settings of its two parts."""
+    made = transformers
+    return getattr(made, f"{family}Processor")(
+        image_processor=getattr(made, options.pop("images", f"{family}ImageProcessor"))(**image),
+        video_processor=getattr(made, f"{family}VideoProcessor")(**video),
+        tokenizer=options.pop("tokenizer", None) or tiny_qwen.tokenizer(),
+        chat_template=tiny_qwen.TEMPLATE,
+        **options,
+    )
+
+
+def _llava(family: str, strategy: str, image: dict[str, Any], video: dict[str, Any], **options: Any) -> Any:
+    names = {"image_token": IMAGE, "video_token": VIDEO, "vision_feature_select_strategy": strategy}
+    return _pair(family, image, video, **names, **options)
+
+
+def _llava_next_video() -> Any:
+    size, more = {"size": _SQUARE, "crop_size": _SQUARE}, {"patch_size": 4, "num_additional_image_tokens": 1}
+    return _llava("LlavaNextVideo", "default", size, size, images="LlavaNextImageProcessor", **more)
+
+
+def _video_llava() -> Any:
+    size, more = {"size": _SHORT, "crop_size": _SMALL}, {"patch_size": 4, "num_additional_image_tokens": 1}
+    return _llava("VideoLlava", "default", size, size, **more)
+
+
+def _internvl() -> Any:
+    tokenizer = tiny_qwen.tokenizer()
+    names = {"start_image": "<|vision_start|>", "end_image": "<|vision_end|>", "context_image": IMAGE, "video": VIDEO}
+    for name, token in names.items():
+        setattr(tokenizer, f"{name}_token", token)
+        setattr(tokenizer, f"{name}_token_id", tokenizer.convert_tokens_to_ids(token))
+    video = {"size": _SQUARE}
+    options = {"images": "GotOcr2ImageProcessor", "tokenizer": tokenizer, "image_seq_length": 25}
+    return _pair("InternVL", {"size": _SQUARE}, video, **options)
+
+
+# How each family's processor is made, and the visual tokens of FRAMES frames of 48 x 64 pixels.
+PROCESSORS: dict[str, tuple[Callable[[], Any], int]] = {
+    "llava_onevision": (
+        lambda: _llava("LlavaOnevision", "full", {"size": _SQUARE}, {"size": _SQUARE}, num_image_tokens=100),
+        FRAMES * 25 + 1,
+    ),
+    "llava_next_video": (_llava_next_video, FRAMES * 25),
+    "video_llava": (_video_llava, FRAMES * 26),
+    "qwen3_vl": (
+        lambda: _pair("Qwen3VL", {"patch_size": 4}, {"patch_size": 4, "size": _AREA}, images="Qwen2VLImageProcessor"),
+        0,
+    ),
+    "internvl": (_internvl, FRAMES * 25),
+    "video_llama_3": (
+        lambda: _pair("VideoLlama3", {"patch_size": 4}, {"patch_size": 4, "use_token_compression": False}),
+        0,
+    ),
+}
+PROCESSORS["qwen3_vl_moe"] = PROCESSORS["qwen3_vl"]
+
+
+def _qa(family: str) -> VideoQA:
+    processor, model = PROCESSORS[family][0](), build(family)
+    ids = dict(zip(("image", "video"), processor.tokenizer.convert_tokens_to_ids([IMAGE, VIDEO])))
+    for name, token in ids.items():
+        for attribute in (f"{name}_token_index", f"{name}_token_id"):
+            if hasattr(model.config, attribute):
+                setattr(model.config, attribute, token)
+    return VideoQA(model, processor, config=settings(family))
+
+
+@pytest.mark.parametrize("family", PROCESSORS)
+def test_from_a_file_to_an_answer(family: str, tmp_path: Path) -> None:
+    qa, path = _qa(family), tiny_qwen.write_clip(tmp_path / "clip.mp4")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UnprunedWarning)
+        answer = qa.ask(path, QUESTION, max_new_tokens=4, max_frames=FRAMES)
+        plain, pruned = qa.compare(path, QUESTION, max_new_tokens=4, max_frames=FRAMES)
+        batch = qa.ask_batch([(path, QUESTION), (path, OTHER)], max_new_tokens=4, max_frames=FRAMES)
+        with qa.open(path, max_frames=FRAMES) as video:
+            held = [video.ask(question, max_new_tokens=4) for question in (QUESTION, OTHER)]
+    stage1, stage2 = answer.stats["stage1"], answer.stats["stage2"]
+    assert stage1["original_tokens"] == (PROCESSORS[family][1] or stage1["original_tokens"])
+    assert stage1["original_tokens"] > stage1["compressed_tokens"] > stage2["compressed_tokens"] > 0
+    assert plain.stats["stage2"]["compressed_tokens"] == plain.stats["stage1"]["original_tokens"]
+    assert plain.stats["stage1"]["original_tokens"] == stage1["original_tokens"]
+    assert pruned.text == answer.text == held[0].text
+    assert held[1].stats["stage2"]["compressed_tokens"] == batch[1].stats["stage2"]["compressed_tokens"]
+    assert [one.text for one in batch] == [one.text for one in held]
