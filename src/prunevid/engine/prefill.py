@@ -22,7 +22,7 @@ from prunevid.engine.record import Encoded, RowRecord, Summary, TokenMap, report
 from prunevid.engine.rows import Row, RowVideo, merge_row, plan_rows
 from prunevid.engine.timing import stopwatch
 from prunevid.errors import UnsupportedError
-from prunevid.methods.base import Attention, Method
+from prunevid.methods.base import Attention, Method, Video
 from prunevid.models.base import Adapter, Shortening
 
 logger = logging.getLogger("prunevid")
@@ -111,7 +111,7 @@ class Prefill:
             return None
         key = (self.method, video.index)
         if key not in self.encoded.merged:
-            merged = self.method.merge(features)
+            merged = self.method.merge(Video(features, video.layout.height, video.layout.width))
             whole = merged is None or merged.features.shape[0] == video.layout.cells
             self.encoded.merged[key] = None if whole else merged
         return self.encoded.merged[key]

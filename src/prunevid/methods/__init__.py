@@ -8,7 +8,18 @@ from typing import Any
 
 from prunevid.config import PruneVidConfig
 from prunevid.errors import ConfigError
-from prunevid.methods.base import Attention, Method
+from prunevid.methods.base import (
+    Attention,
+    Choice,
+    Choosing,
+    Method,
+    TowerRequest,
+    TowerView,
+    Video,
+    keep_cells,
+    merge_cells,
+    top_tokens,
+)
 from prunevid.methods.prunevid import PruneVid
 
 _METHODS: dict[str, type[Method]] = {}
@@ -50,7 +61,7 @@ def resolve(choice: PruneVidConfig | Method | str, **overrides: Any) -> Method:
         ConfigError: `choice` is none of these, or an override does not fit.
     """
     if isinstance(choice, PruneVidConfig):
-        return PruneVid(choice.replace(**overrides))
+        return PruneVid(choice).replace(**overrides)
     if isinstance(choice, Method):
         return choice.replace(**overrides) if overrides else choice
     if isinstance(choice, str):
@@ -71,4 +82,20 @@ def replace_options(method: Method, overrides: dict[str, Any]) -> Method:
 register(Method)
 register(PruneVid)
 
-__all__ = ["Attention", "Method", "PruneVid", "get", "names", "register", "resolve"]
+__all__ = [
+    "Attention",
+    "Choice",
+    "Choosing",
+    "Method",
+    "PruneVid",
+    "TowerRequest",
+    "TowerView",
+    "Video",
+    "get",
+    "keep_cells",
+    "merge_cells",
+    "names",
+    "register",
+    "resolve",
+    "top_tokens",
+]

@@ -7,12 +7,63 @@ A method is a frozen dataclass that overrides what it uses. It sees tensors only
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from prunevid.core import MergedVideo
+from prunevid.errors import ConfigError
+from prunevid.methods.budget import Split, layer_average, tokens_after_choices
+
+
+@dataclass(frozen=True)
+class TowerRequest:
+    """What a method wants to know of the vision tower.
+
+    Attributes:
+        layer: which of the tower's layers, counted from the end: -1 is the last, -2 the one before.
+        split_heads: whether the softmax is taken in each head and averaged; otherwise over whole vectors,
+            scaled by the square root of their whole width.
+    """
+
+    layer: int = -1
+    split_heads: bool = True
+
+
+@dataclass(frozen=True)
+class TowerView:
+    """What the vision tower computed for the cells of one video.
+
+    Attributes:
+        salience: (T, N) float32, the attention that a cell gets: from the class token where the tower has one,
+            otherwise the mean over all patches of the frame. Of a cell made of several patches, their mean.
+        keys: (T, N, heads, d) float32, the cells' keys before any rotary embedding, means over a cell's patches.
+        class_token: whether the tower has one.
+    """
+
+    salience: Tensor
+    keys: Tensor
+    class_token: bool
+
+
+@dataclass(frozen=True)
+class Video:
+    """What a method sees of one video before the language model.
+
+    Attributes:
+        features: (T, N, C), the visual tokens of every frame, row by row of the picture; any floating dtype.
+        height, width: rows and columns of a frame's tokens; height * width = N.
+        budget: how many tokens to leave, 1 ... T * N; None: as the method's own options say.
+        tower: what the vision tower computed; None unless the method asks for it (`Method.tower`).
+    """
+
+    features: Tensor
+    height: int
+    width: int
+    budget: int | None = None
+    tower: TowerView | None = None
 
 
 @dataclass(frozen=True)
@@ -35,14 +86,82 @@ class Attention:
 
 
 @dataclass(frozen=True)
+class Choosing:
+    """What a method chooses from after a selection layer: the n visual tokens of one prompt.
+
+    Attributes:
+        attention: of the selection layer.
+        step: which of the method's selection layers this is, 0, 1, ...
+        group: (n,) int64, the set (scene, frame) that each token belongs to; different for different videos.
+        video: (n,) int64, the video that each token belongs to, 0, 1, ...
+        cells: (videos,) how many tokens each video had before anything was pruned.
+        quota: how many tokens of each video to keep; None: as the method's own options say.
+        hidden: (n, C), the tokens' hidden states after the layer.
+        text: (q, C), the hidden states of the question rows.
+    """
+
+    attention: Attention
+    step: int
+    group: Tensor
+    video: Tensor
+    cells: list[int]
+    quota: list[int] | None
+    hidden: Tensor
+    text: Tensor
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What goes on after a selection layer.
+
+    Attributes:
+        kept: ascending int64 indices of the tokens that go on.
+        scores: (n,) float32, or None where the choice was not made by scores; for pictures.
+        target: (n,) int64: for a token that is merged, the index of the kept token that it joins (a kept token: its
+            own); -1 where it is dropped. None: nothing is merged. A kept token's hidden state becomes the mean of
+            those that join it and its own.
+    """
+
+    kept: Tensor
+    scores: Tensor | None = None
+    target: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Method:
     """Base of all methods; as it stands it prunes nothing.
 
-    The three slots are `merge` (before the language model), `score` and `select` (inside it, after
-    `selection_layer`), and `compresses_cache` (earlier layers forget what was dropped).
+    The slots: `merge` (before the language model), `choose` (inside it, after each of `selection_layers`) and
+    `compresses_cache` (layers up to a choice forget what it dropped).
+
+    Attributes:
+        retention_ratio: share of the unpruned visual tokens to keep, in (0, 1]; None: as the method's own
+            options say.
+        retention_tokens: the same as a number of tokens a video, at least 1. Not both.
+        average_over_layers: whether the budget is the mean over the decoder's layers of the tokens that a layer
+            processes; otherwise what is left at the end.
     """
 
     name: ClassVar[str] = "none"
+
+    retention_ratio: float | None = field(default=None, kw_only=True)
+    retention_tokens: int | None = field(default=None, kw_only=True)
+    average_over_layers: bool = field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        ratio, tokens = self.retention_ratio, self.retention_tokens
+        if ratio is not None and tokens is not None:
+            raise ConfigError(
+                f"retention_ratio {ratio} and retention_tokens {tokens} are both given; give one of them."
+            )
+        number = isinstance(ratio, (int, float)) and not isinstance(ratio, bool)
+        if ratio is not None and not (number and 0 < ratio <= 1):
+            raise ConfigError(f"retention_ratio is {ratio!r}, but must be above 0 and at most 1.")
+        whole = isinstance(tokens, int) and not isinstance(tokens, bool)
+        if tokens is not None and not (whole and tokens >= 1):
+            raise ConfigError(f"retention_tokens is {tokens!r}, but must be a whole number of at least 1.")
+
+    # ---- what it does --------------------------------------------------------------------------------------------
 
     @property
     def merges(self) -> bool:
@@ -50,19 +169,24 @@ class Method:
         return False
 
     @property
-    def selection_layer(self) -> int | None:
-        """0-based decoder layer after which tokens are chosen; None: no choice."""
-        return None
+    def selection_layers(self) -> tuple[int, ...]:
+        """0-based decoder layers, ascending, after each of which tokens are chosen."""
+        return ()
 
     @property
     def compresses_cache(self) -> bool:
-        """Whether the cache of layers up to the selection layer is reduced to the chosen tokens."""
-        return self.selection_layer is not None
+        """Whether the cache of layers up to a choice is reduced to the chosen tokens; otherwise it stays as it is."""
+        return False
+
+    @property
+    def tower(self) -> TowerRequest | None:
+        """What `merge` wants to know of the vision tower."""
+        return None
 
     @property
     def token_order(self) -> Literal["auto", "merged", "raster"]:
-        """Order of the merged tokens in the sequence."""
-        return "auto"
+        """Order of the merged tokens in the sequence; "auto": what suits the model family."""
+        return "raster"
 
     @property
     def collect_stats(self) -> bool:
@@ -74,22 +198,48 @@ class Method:
         """Whether a line is logged for every prefill."""
         return False
 
-    def merge(self, features: Tensor) -> MergedVideo | None:
-        """Slot 1: (T, N, C) features of one video to fewer tokens; None leaves them as they are."""
+    # ---- slots ---------------------------------------------------------------------------------------------------
+
+    def merge(self, video: Video) -> MergedVideo | None:
+        """Slot 1: fewer tokens of one video; None leaves them as they are."""
         return None
 
-    def score(self, attention: Attention) -> Tensor:
-        """Slot 2: (n_visual,) float32, higher is kept."""
+    def choose(self, choosing: Choosing) -> Choice:
+        """Slot 2: which visual tokens of one prompt go on after a selection layer."""
         raise NotImplementedError(f"{type(self).__name__} chooses nothing inside the model.")
 
-    def select(self, scores: Tensor, group: Tensor) -> Tensor:
-        """Slot 2: ascending int64 indices of the visual tokens to keep.
+    # ---- budget --------------------------------------------------------------------------------------------------
+
+    def budget(self, cells: int) -> int | None:
+        """Tokens of a video of so many cells that the budget allows, at least 1; None where no budget was given."""
+        if self.retention_tokens is not None:
+            return min(self.retention_tokens, cells)
+        if self.retention_ratio is not None:
+            return max(1, round(self.retention_ratio * cells))
+        return None
+
+    def split(self, cells: int, frames: int, depth: int) -> Split:
+        """How a budget is divided between the slots.
 
         Args:
-            scores: (n_visual,) float32.
-            group: (n_visual,) int64, the group of each token.
+            cells: tokens of the unpruned video.
+            frames: T.
+            depth: layers of the decoder.
+
+        Returns:
+            Tokens after `merge` and after each choice; None where the method's own options decide.
+
+        Raises:
+            ConfigError: a mean over layers that the method can't reach, because its first layers see too much.
         """
-        raise NotImplementedError(f"{type(self).__name__} chooses nothing inside the model.")
+        allowed, steps = self.budget(cells), self.selection_layers
+        if allowed is None:
+            return Split(None, None)
+        if not steps:
+            return Split(allowed, None)
+        if not self.average_over_layers:
+            return Split(None, tokens_after_choices(cells, allowed, len(steps)))
+        return Split(None, layer_average(self.name, cells, allowed, steps, depth))
 
     def replace(self, **overrides: Any) -> Method:
         """A copy with some options changed.
@@ -100,3 +250,62 @@ class Method:
         from prunevid.methods import replace_options
 
         return replace_options(self, overrides)
+
+
+def keep_cells(features: Tensor, kept: Tensor, group: Tensor | None = None) -> MergedVideo:
+    """The result of a method that only drops.
+
+    Args:
+        features: (T, N, C).
+        kept: ascending int64 cells t * N + position that stay.
+        group: (kept,) int64 sets; None: a set for each frame.
+    """
+    frames, positions, channels = features.shape
+    assignment = torch.full((frames * positions,), -1, dtype=torch.long, device=features.device)
+    assignment[kept] = torch.arange(len(kept), device=features.device)
+    return _described(features.reshape(-1, channels)[kept], assignment, kept, group, frames, positions)
+
+
+def merge_cells(features: Tensor, assignment: Tensor, representative: Tensor, merged: Tensor) -> MergedVideo:
+    """The result of a method that merges.
+
+    Args:
+        features: (T, N, C), for shape.
+        assignment: (T * N,) int64, the merged token of every cell, -1 where it is dropped.
+        representative: (n,) int64, the cell that stands for each merged token.
+        merged: (n, C), the merged tokens.
+
+    Returns:
+        The same with the tokens sorted by their representatives' places.
+    """
+    frames, positions = features.shape[:2]
+    order = representative.argsort()
+    number = torch.empty_like(order)
+    number[order] = torch.arange(len(order), device=order.device)
+    renamed = torch.where(assignment < 0, assignment, number[assignment.clamp(min=0)])
+    return _described(merged[order].to(features.dtype), renamed, representative[order], None, frames, positions)
+
+
+def _described(
+    merged: Tensor, assignment: Tensor, representative: Tensor, group: Tensor | None, frames: int, positions: int
+) -> MergedVideo:
+    """A `MergedVideo` of a method without static tokens: one scene, all dynamic."""
+    if group is None:
+        group = representative // positions
+    return MergedVideo(merged, assignment, representative, group, [frames], [0], [len(representative)])
+
+
+def top_tokens(scores: Tensor, video: Tensor, quota: list[int]) -> Tensor:
+    """Ascending indices of the `quota[v]` highest scores of every video v; the lower index wins a tie.
+
+    Args:
+        scores: (n,) float.
+        video: (n,) int64, 0, 1, ...
+        quota: tokens to keep of each video, or more than it has.
+    """
+    best = scores.sort(descending=True, stable=True).indices
+    names, inside = video[best].sort(stable=True)
+    order = best[inside]
+    rank = torch.arange(len(names), device=names.device) - torch.searchsorted(names, names)
+    allowed = torch.tensor(quota, device=names.device)[names]
+    return order[rank < allowed].sort().values

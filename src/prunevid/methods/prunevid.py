@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from prunevid.config import PruneVidConfig
 from prunevid.core import MergedVideo, merge_video, question_scores, select_by_group, select_top
-from prunevid.methods.base import Attention, Method
+from prunevid.methods.base import Choice, Choosing, Method, Video
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,9 @@ class PruneVid(Method):
         return self.config.enable_stage1
 
     @property
-    def selection_layer(self) -> int | None:
-        """See `Method.selection_layer`."""
-        return self.config.pruning_layer if self.config.enable_stage2 else None
+    def selection_layers(self) -> tuple[int, ...]:
+        """See `Method.selection_layers`."""
+        return (self.config.pruning_layer,) if self.config.enable_stage2 else ()
 
     @property
     def compresses_cache(self) -> bool:
@@ -51,12 +52,12 @@ class PruneVid(Method):
         """See `Method.verbose`."""
         return self.config.verbose
 
-    def merge(self, features: Tensor) -> MergedVideo | None:
+    def merge(self, video: Video) -> MergedVideo | None:
         """Stage 1 (paper section 3.2)."""
         if not self.config.enable_stage1:
             return None
         return merge_video(
-            features,
+            video.features,
             tau=self.config.tau,
             cluster_ratio=self.config.cluster_ratio,
             segment_ratio=self.config.temporal_segment_ratio,
@@ -64,8 +65,17 @@ class PruneVid(Method):
             static_frame=self.config.static_position,
         )
 
-    def score(self, attention: Attention) -> Tensor:
-        """Stage 2's scores (paper section 3.3): how much the question attends to each visual token."""
+    def choose(self, choosing: Choosing) -> Choice:
+        """Stage 2 (paper section 3.3): the top share of every group, or of all, by the question's attention."""
+        scores = self._scores(choosing)
+        group = choosing.group.to(scores.device)
+        if self.config.keep_scope == "global":
+            return Choice(select_top(scores, self.config.keep_ratio), scores)
+        return Choice(select_by_group(scores, group, self.config.keep_ratio), scores)
+
+    def _scores(self, choosing: Choosing) -> Tensor:
+        """(n,) float32: how much the question attends to each visual token."""
+        attention = choosing.attention
         queries, keys = attention.rotate() if self.config.score_rope else (attention.queries, attention.keys)
         key_mask = None
         if self.config.score_causal:
@@ -75,12 +85,9 @@ class PruneVid(Method):
             queries, keys, attention.visual, aggregation=self.config.attention_aggregation, key_mask=key_mask
         )
 
-    def select(self, scores: Tensor, group: Tensor) -> Tensor:
-        """Stage 2's choice: the top share of every group, or of all."""
-        if self.config.keep_scope == "global":
-            return select_top(scores, self.config.keep_ratio)
-        return select_by_group(scores, group, self.config.keep_ratio)
-
     def replace(self, **overrides: Any) -> PruneVid:
-        """A copy with some settings of its config changed."""
-        return PruneVid(self.config.replace(**overrides))
+        """A copy with some settings of its config, or of its budget, changed."""
+        budget = {field.name for field in dataclasses.fields(Method)}
+        own = {name: value for name, value in overrides.items() if name in budget}
+        rest = {name: value for name, value in overrides.items() if name not in budget}
+        return dataclasses.replace(self, config=self.config.replace(**rest), **own)
