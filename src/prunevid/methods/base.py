@@ -143,6 +143,7 @@ class Method:
     """
 
     name: ClassVar[str] = "none"
+    natural_positions: ClassVar[Literal["renumber", "keep"]] = "renumber"  # of the tokens that are left, one axis
 
     retention_ratio: float | None = field(default=None, kw_only=True)
     retention_tokens: int | None = field(default=None, kw_only=True)

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 from prunevid.errors import ConfigError
 
@@ -69,28 +71,33 @@ def layer_average(name: str, start: int, allowed: int, layers: Sequence[int], de
 
 
 def share_out(total: int, sizes: Sequence[int], least: Sequence[int] | None = None) -> list[int]:
-    """Deals `total` out in proportion to sizes: never more than a size nor less than its least, largest remainders first.
+    """Deals `total` out in proportion to sizes, never more than a size nor less than its least.
 
-    The sum is exactly `total` wherever sum(least) <= total <= sum(sizes); otherwise the nearer of these two sums. Each
-    share grows with `total` (no share shrinks when the total grows by one: shares are dealt one by one by the greatest
-    claim, as Webster's method of apportionment does).
+    The sum is exactly `total` wherever sum(least) <= total <= sum(sizes), otherwise the nearer of these two sums. No
+    share shrinks when the total grows: shares are dealt one by one, each to the greatest size / (share + 1/2), which is
+    Webster's method of apportionment.
 
     Args:
         total: what to deal out.
         sizes: at least 0.
-        least: at least 0 and at most the size; None: 0 for all.
+        least: at least 0; None: 0 for all.
     """
     least = [0] * len(sizes) if least is None else [min(low, size) for low, size in zip(least, sizes)]
     total = min(max(total, sum(least)), sum(sizes))
-    # The share that Webster's divisor rule gives at level x is clamp(round(size * x)); the level is found by bisection.
+
+    def at(level: float) -> list[int]:  # what has been dealt when the greatest claim is 1 / level
+        return [min(max(int(size * level + 0.5), floor), size) for size, floor in zip(sizes, least)]
+
     low, high = 0.0, 2.0
-    for _ in range(60):
+    while high - low > 1e-9:
         level = (low + high) / 2
-        dealt = sum(min(max(int(size * level + 0.5), floor), size) for size, floor in zip(sizes, least))
-        low, high = (level, high) if dealt <= total else (low, level)
-    shares = [min(max(int(size * low + 0.5), floor), size) for size, floor in zip(sizes, least)]
-    missing = total - sum(shares)
-    claims = sorted((-(size / (share + 0.5)), i) for i, (size, share) in enumerate(zip(sizes, shares)) if share < size)
-    for _, index in claims[:missing]:
+        low, high = (level, high) if sum(at(level)) <= total else (low, level)
+    shares = at(max(0.0, low - 1e-8))  # a little early, so that ties are dealt exactly below
+    claims = [(-Fraction(size, 2 * share + 1), i) for i, (size, share) in enumerate(zip(sizes, shares)) if share < size]
+    heapq.heapify(claims)
+    for _ in range(total - sum(shares)):
+        _, index = heapq.heappop(claims)
         shares[index] += 1
+        if shares[index] < sizes[index]:
+            heapq.heappush(claims, (-Fraction(sizes[index], 2 * shares[index] + 1), index))
     return shares
