@@ -33,7 +33,7 @@ def tiny():
 def test_names_and_lookup() -> None:
     assert {"none", "prunevid"} <= set(methods.names()) and methods.names() == sorted(methods.names())
     assert methods.get("prunevid", keep_ratio=0.2).config.keep_ratio == 0.2
-    assert methods.get("none").selection_layer is None
+    assert methods.get("none").selection_layers == ()
     assert methods.resolve(PruneVidConfig(tau=0.7), tau=0.9).config.tau == 0.9
 
 

@@ -43,24 +43,26 @@ class Decode:
     def _mask_later_layers(self, hidden: Tensor, mask: Any) -> None:
         """Where early layers were not compressed, later ones hold fewer tokens and need a mask of their own."""
         layers = self.cache.layers
-        first = layers[0]
-        other = [i for i, layer in enumerate(layers) if layer.band != first.band]
-        if not other:
-            return
-        layer = layers[other[0]]
-        if hasattr(layer, "max_cache_len"):
-            made = static_decode_mask(self.language_model, hidden, layer)
-        else:
-            made = decode_mask(self.language_model, hidden, layer, decode_padding(layer, mask, self.queries))
+        others: dict[int, list[int]] = {}
+        for index, layer in enumerate(layers):
+            if layer.band != layers[0].band:
+                others.setdefault(layer.band, []).append(index)
+        for indices in others.values():
+            layer = layers[indices[0]]
+            if hasattr(layer, "max_cache_len"):
+                made = static_decode_mask(self.language_model, hidden, layer)
+            else:
+                made = decode_mask(self.language_model, hidden, layer, decode_padding(layer, mask, self.queries))
+            for index in indices:
+                self._mask_layer(self.language_model.layers[index], made)
 
+    def _mask_layer(self, late: nn.Module, made: Any) -> None:
         def own(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             if threading.get_ident() != self.thread:
                 return None
             return args, {**kwargs, "attention_mask": made}
 
-        for index in other:
-            late = self.language_model.layers[index]
-            self.handles.append(late.register_forward_pre_hook(own, with_kwargs=True))
+        self.handles.append(late.register_forward_pre_hook(own, with_kwargs=True))
 
     def disarm(self) -> None:
         """Removes every hook of this forward pass."""
