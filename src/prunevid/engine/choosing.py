@@ -37,7 +37,7 @@ class Chooser:
         self.states: dict[str, Tensor] = {}
         self.tables: tuple[Tensor, ...] | None = None  # rotary tables of the shorter sequence
         self.late: dict[str, Any] | None = None  # what layers after the last choice are given
-        self.videos = [_video_of(row, record) for row, record in zip(prefill.rows, prefill.records)]
+        self.owners = [_owners(row, record) for row, record in zip(prefill.rows, prefill.records)]
 
     def arm(self) -> None:
         """Puts the hooks in place."""
@@ -174,7 +174,7 @@ class Chooser:
         everything = torch.arange(row.tokens, device=row.source.device)
         if not record.maps or row.after == 0:
             return everything, None
-        video = self.videos[index]
+        scene, video = self.owners[index]
         attention = self._attention(row, index, layer)
         cells = [item.layout.cells for item in record.maps]
         choice = self.prefill.method.choose(
@@ -182,6 +182,7 @@ class Chooser:
                 attention=attention,
                 step=self.step,
                 group=row.group.to(attention.keys.device),
+                scene=scene.to(attention.keys.device),
                 video=video.to(attention.keys.device),
                 cells=cells,
                 quota=self._quota(record),
@@ -199,7 +200,7 @@ class Chooser:
         places = everything[~dropped]
         row.visual = torch.searchsorted(places, row.visual[kept])
         row.order, row.group = row.order[kept], row.group[kept]
-        self.videos[index] = video[kept]
+        self.owners[index] = scene[kept], video[kept]
         return places, merged
 
     def _quota(self, record: RowRecord) -> list[int] | None:
@@ -236,11 +237,15 @@ class Chooser:
         return Attention(queries, keys, visual, rows, rotate)
 
 
-def _video_of(row: Row, record: RowRecord) -> Tensor:
-    """(v,) int64: the video of each of the row's visual tokens."""
-    sizes = torch.tensor([item.tokens for item in record.maps], dtype=torch.long)
-    number = torch.arange(len(sizes)).repeat_interleave(sizes).to(row.order.device)
-    return number[row.order]
+def _owners(row: Row, record: RowRecord) -> tuple[Tensor, Tensor]:
+    """(v,) int64 each: the scene (numbered through all videos) and the video of each of the row's visual tokens."""
+    videos = [item.tokens for item in record.maps]
+    scenes = [tokens for item in record.maps for tokens in item.scene_tokens]
+    found = []
+    for sizes in (scenes, videos):
+        owner = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes, dtype=torch.long))
+        found.append(owner.to(row.order.device)[row.order])
+    return found[0], found[1]
 
 
 def _join(hidden: Tensor, visual: Tensor, target: Tensor) -> Tensor:

@@ -66,6 +66,29 @@ class TokenMap:
         return torch.where(cells < 0, cells, self.joined.cpu()[cells.clamp(min=0)])
 
     @property
+    def scene_tokens(self) -> list[int]:
+        """Tokens of each scene after stage 1; one scene where nothing was merged."""
+        if self.merged is None:
+            return [self.layout.cells]
+        return [still + moving for still, moving in zip(self.merged.static_sizes, self.merged.dynamic_sizes)]
+
+    def describe(self) -> list[dict[str, int]]:
+        """How the tokens are divided: of each scene its frames, static and dynamic tokens, and how many were chosen."""
+        if self.merged is None:
+            rows = [{"frames": self.layout.frames, "static": 0, "dynamic": self.layout.cells}]
+        else:
+            columns = zip(self.merged.scene_lengths, self.merged.static_sizes, self.merged.dynamic_sizes)
+            rows = [{"frames": n, "static": still, "dynamic": moving} for n, still, moving in columns]
+        kept = torch.arange(self.tokens) if self.kept is None else self.kept.cpu()
+        start = 0
+        for row in rows:
+            middle, end = start + row["static"], start + row["static"] + row["dynamic"]
+            row["chosen_static"] = int(((kept >= start) & (kept < middle)).sum())
+            row["chosen_dynamic"] = int(((kept >= middle) & (kept < end)).sum())
+            start = end
+        return rows
+
+    @property
     def tokens(self) -> int:
         """Tokens after stage 1, the protected tail left out."""
         return self.layout.cells if self.merged is None else int(self.merged.features.shape[0])

@@ -93,6 +93,7 @@ class Choosing:
         attention: of the selection layer.
         step: which of the method's selection layers this is, 0, 1, ...
         group: (n,) int64, the set (scene, frame) that each token belongs to; different for different videos.
+        scene: (n,) int64, the scene that each token belongs to; different for different videos.
         video: (n,) int64, the video that each token belongs to, 0, 1, ...
         cells: (videos,) how many tokens each video had before anything was pruned.
         quota: how many tokens of each video to keep; None: as the method's own options say.
@@ -103,6 +104,7 @@ class Choosing:
     attention: Attention
     step: int
     group: Tensor
+    scene: Tensor
     video: Tensor
     cells: list[int]
     quota: list[int] | None

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 
+from prunevid.core import share_out
 from prunevid.errors import ConfigError
+
+__all__ = ["Split", "largest", "layer_average", "mean_over_layers", "share_out", "tokens_after_choices"]
 
 
 @dataclass(frozen=True)
@@ -57,47 +58,20 @@ def layer_average(name: str, start: int, allowed: int, layers: Sequence[int], de
     def mean(end: int) -> float:
         return mean_over_layers(start, tokens_after_choices(start, end, len(layers)), layers, depth)
 
-    if mean(1) > allowed:
+    end = largest(lambda tokens: mean(tokens) <= allowed, start)
+    if end == 0:
         least = mean(1) / start
         raise ConfigError(
             f"The method {name!r} can't keep {allowed / start:.3g} of the tokens on average over the layers, because "
             f"its first layers see all of them ({least:.3g} is the least); choose earlier layers, or a larger budget."
         )
-    low, high = 1, start
-    while low < high:  # the mean grows with what is left at the end
+    return tokens_after_choices(start, end, len(layers))
+
+
+def largest(fits: Callable[[int], bool], high: int) -> int:
+    """The largest of 1 ... high that fits, where all smaller ones fit too; 0 where none does."""
+    low = 0
+    while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if mean(middle) <= allowed else (low, middle - 1)
-    return tokens_after_choices(start, low, len(layers))
-
-
-def share_out(total: int, sizes: Sequence[int], least: Sequence[int] | None = None) -> list[int]:
-    """Deals `total` out in proportion to sizes, never more than a size nor less than its least.
-
-    The sum is exactly `total` wherever sum(least) <= total <= sum(sizes), otherwise the nearer of these two sums. No
-    share shrinks when the total grows: shares are dealt one by one, each to the greatest size / (share + 1/2), which is
-    Webster's method of apportionment.
-
-    Args:
-        total: what to deal out.
-        sizes: at least 0.
-        least: at least 0; None: 0 for all.
-    """
-    least = [0] * len(sizes) if least is None else [min(low, size) for low, size in zip(least, sizes)]
-    total = min(max(total, sum(least)), sum(sizes))
-
-    def at(level: float) -> list[int]:  # what has been dealt when the greatest claim is 1 / level
-        return [min(max(int(size * level + 0.5), floor), size) for size, floor in zip(sizes, least)]
-
-    low, high = 0.0, 2.0
-    while high - low > 1e-9:
-        level = (low + high) / 2
-        low, high = (level, high) if sum(at(level)) <= total else (low, level)
-    shares = at(max(0.0, low - 1e-8))  # a little early, so that ties are dealt exactly below
-    claims = [(-Fraction(size, 2 * share + 1), i) for i, (size, share) in enumerate(zip(sizes, shares)) if share < size]
-    heapq.heapify(claims)
-    for _ in range(total - sum(shares)):
-        _, index = heapq.heappop(claims)
-        shares[index] += 1
-        if shares[index] < sizes[index]:
-            heapq.heappush(claims, (-Fraction(sizes[index], 2 * shares[index] + 1), index))
-    return shares
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low

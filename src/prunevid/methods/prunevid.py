@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from prunevid.config import PruneVidConfig
-from prunevid.core import MergedVideo, merge_video, question_scores, select_by_group, select_top
-from prunevid.methods.base import Choice, Choosing, Method, Video
+from prunevid.core import MergedVideo, merge_video, question_scores, select_by_group, select_top, share_out
+from prunevid.methods.base import Choice, Choosing, Method, Video, top_tokens
+from prunevid.methods.budget import Split, largest, mean_over_layers
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,15 @@ class PruneVid(Method):
             segment_ratio=self.config.temporal_segment_ratio,
             k=self.config.dpc_knn_k,
             static_frame=self.config.static_position,
+            budget=video.budget,
         )
 
     def choose(self, choosing: Choosing) -> Choice:
         """Stage 2 (paper section 3.3): the top share of every group, or of all, by the question's attention."""
         scores = self._scores(choosing)
         group = choosing.group.to(scores.device)
+        if choosing.quota is not None:
+            return Choice(self._within_quota(choosing, scores, choosing.quota), scores)
         if self.config.keep_scope == "global":
             return Choice(select_top(scores, self.config.keep_ratio), scores)
         return Choice(select_by_group(scores, group, self.config.keep_ratio), scores)
@@ -84,6 +88,42 @@ class PruneVid(Method):
         return question_scores(
             queries, keys, attention.visual, aggregation=self.config.attention_aggregation, key_mask=key_mask
         )
+
+    def _within_quota(self, choosing: Choosing, scores: Tensor, quota: list[int]) -> Tensor:
+        """The best tokens of every group, its share of a video's quota being its share of the video's tokens."""
+        video = choosing.video.to(scores.device)
+        if self.config.keep_scope == "global":
+            return top_tokens(scores, video, quota)
+        _, number, sizes = choosing.group.to(scores.device).unique(return_inverse=True, return_counts=True)
+        owners = torch.empty(2, len(sizes), dtype=torch.long, device=scores.device)
+        owners[:, number] = torch.stack([video, choosing.scene.to(scores.device)])
+        of_video, of_scene, counts = torch.cat([owners, sizes[None]]).tolist()
+        shares = [0] * len(counts)
+        for index, allowed in enumerate(quota):
+            scenes = sorted({scene for own, scene in zip(of_video, of_scene) if own == index})
+            members = [[i for i, scene in enumerate(of_scene) if scene == one] for one in scenes]
+            totals = [sum(counts[i] for i in group) for group in members]
+            for group, total in zip(members, share_out(allowed, totals, least=[1] * len(totals))):
+                for i, share in zip(group, share_out(total, [counts[i] for i in group])):
+                    shares[i] = share
+        return top_tokens(scores, number, shares)
+
+    def split(self, cells: int, frames: int, depth: int) -> Split:
+        """See `Method.split`: the merge leaves so many that the choice keeps `keep_ratio` of them."""
+        allowed, config = self.budget(cells), self.config
+        if allowed is None or not (config.enable_stage1 and config.enable_stage2):
+            return super().split(cells, frames, depth)
+
+        def merged(kept: int) -> int:
+            return min(cells, max(kept, round(kept / config.keep_ratio))) if config.keep_ratio else cells
+
+        if not self.average_over_layers:
+            return Split(merged(allowed), (allowed,))
+        first = self.selection_layers[:1]
+        kept = largest(lambda n: mean_over_layers(merged(n), (n,), first, depth) <= allowed, cells)
+        if kept == 0:  # even one token chosen would exceed it: the merge alone has to meet it
+            return Split(allowed, (1,))
+        return Split(merged(kept), (kept,))
 
     def replace(self, **overrides: Any) -> PruneVid:
         """A copy with some settings of its config, or of its budget, changed."""
