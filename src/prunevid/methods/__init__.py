@@ -20,7 +20,10 @@ from prunevid.methods.base import (
     merge_cells,
     top_tokens,
 )
+from prunevid.methods.fastv import FastV
 from prunevid.methods.prunevid import PruneVid
+from prunevid.methods.pyramiddrop import PyramidDrop
+from prunevid.methods.sparsevlm import SparseVLM
 
 _METHODS: dict[str, type[Method]] = {}
 
@@ -81,6 +84,9 @@ def replace_options(method: Method, overrides: dict[str, Any]) -> Method:
 
 register(Method)
 register(PruneVid)
+register(FastV)
+register(PyramidDrop)
+register(SparseVLM)
 
 __all__ = [
     "Attention",
