@@ -237,7 +237,7 @@ class Pruning:
 
     @property
     def _active(self) -> bool:
-        return self.method.merges or bool(self.method.selection_layers)
+        return self.method.acts
 
     def _encoded(self, arguments: dict[str, Any]) -> Any:
         """The encoder's output that `generate` made before the forward pass, or None."""
@@ -250,7 +250,7 @@ class Pruning:
 
     def _check_prompt(self, arguments: dict[str, Any]) -> None:
         """Refuses what can't be pruned, and warns where images might be frames."""
-        if self.method.selection_layers and self._has_video(arguments):
+        if (self.method.selection_layers or self.method.shrinks_cache) and self._has_video(arguments):
             refuse_uncached(arguments, self.language_model.config)
         if not self._active:
             return
@@ -355,7 +355,7 @@ def _check_layer(method: Method, first: int, config: Any) -> None:
     for layer in layers:
         if not first <= layer < depth:
             raise ConfigError(f"pruning_layer is {layer}, but this model's layers allow {first} to {depth - 1}.")
-    if "sliding_attention" in (getattr(config, "layer_types", None) or []) and (layers or method.merges):
+    if "sliding_attention" in (getattr(config, "layer_types", None) or []) and method.acts:
         raise UnsupportedModelError(
             "This model attends in a sliding window, which pruning can't shorten; load it with "
             "use_sliding_window=False."

@@ -175,6 +175,17 @@ def gather_tokens(layer: Any, index: Tensor) -> None:
         layer.cumulative_length.fill_(kept)
 
 
+def put_tokens(layer: Any, keys: Tensor, values: Tensor) -> None:
+    """Replaces what a layer holds by (B, H, n, d) keys and values, n at most what it held."""
+    for name, states in (("keys", keys), ("values", values)):
+        if isinstance(layer, StaticLayer):
+            getattr(layer, name)[:, :, : states.shape[2]] = states
+        else:
+            setattr(layer, name, states)
+    if isinstance(layer, StaticLayer):
+        layer.cumulative_length.fill_(keys.shape[2])
+
+
 def token_bytes(cache: Any) -> int:
     """Bytes that one token of one row takes in the keys and values of all layers; 0 without a cache."""
     total = 0

@@ -19,6 +19,7 @@ from prunevid.engine.choosing import Chooser, bands
 from prunevid.engine.masks import left_padding, padding_mask
 from prunevid.engine.record import Encoded, RowRecord, Summary, TokenMap, report
 from prunevid.engine.rows import Row, RowVideo, merge_row, plan_rows
+from prunevid.engine.shrinking import Shrinker
 from prunevid.engine.timing import stopwatch
 from prunevid.errors import UnsupportedError
 from prunevid.methods.base import Method, Video
@@ -47,6 +48,7 @@ class Prefill:
         self.by_layer: list[tuple[int, Tensor | None]] | None = None
         self.shift: Tensor | None = None
         self.chooser: Chooser | None = None
+        self.shrinker: Shrinker | None = None
 
     # ---- stage 1 -------------------------------------------------------------------------------------------------
 
@@ -76,13 +78,16 @@ class Prefill:
         if self.acts and self.method.selection_layers:
             self.chooser = Chooser(self)
             self.chooser.arm()
+        if self.acts and self.method.shrinks_cache:
+            self.shrinker = Shrinker(self)
+            self.shrinker.arm()
         return kwargs
 
     @property
     def acts(self) -> bool:
         """Whether this prefill holds a video and the method does something to it."""
         videos = self.encoded is not None and any(layout.cells for layout in self.encoded.layouts)
-        return videos and (self.method.merges or bool(self.method.selection_layers))
+        return videos and self.method.acts
 
     def _plan(self, on_host: Tensor, embeds: Tensor) -> bool:
         """Finds the videos of every row and merges them; False where they can't be found and needn't be."""
@@ -166,6 +171,8 @@ class Prefill:
             self.cache = getattr(output, "past_key_values", None)
         if self.chooser is not None:
             self.chooser.finish(output)
+        if self.shrinker is not None:
+            self.shrinker.finish()
         if self.cache is None or self.by_layer is None:
             return
         after = min(row.after for row in self.rows)
@@ -174,8 +181,9 @@ class Prefill:
 
     def disarm(self) -> None:
         """Removes every hook of this prefill; safe to call twice."""
-        if self.chooser is not None:
-            self.chooser.disarm()
+        for part in (self.chooser, self.shrinker):
+            if part is not None:
+                part.disarm()
 
     def summary(self) -> Summary:
         """What stays of this prefill for the user; nothing in it holds the cache."""

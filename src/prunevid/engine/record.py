@@ -99,11 +99,13 @@ class RowRecord:
     """Counts of one row of a prefill.
 
     after_choices: tokens of the whole row after each choice.
+    removed_from_cache: visual tokens that each layer's cache lost besides.
     """
 
     plan: RowPlan
     maps: list[TokenMap]
     after_choices: list[int] = field(default_factory=list)
+    removed_from_cache: int = 0
 
     @property
     def removed_by_merge(self) -> int:
@@ -156,6 +158,7 @@ def report(
     removed, gone = record.removed_by_merge, record.removed_by_choice
     by_layer = tokens_by_layer(record, layers, depth)
     held = (tokens - removed - gone) * depth if compressed else sum(by_layer)
+    held -= record.removed_from_cache * depth
     flops = [decoder_flops(count, config.hidden_size, config.intermediate_size) for count in (*by_layer, tokens)]
     static = sum(sum(item.merged.static_sizes) for item in record.maps if item.merged is not None)
     scenes = sum(len(item.merged.scene_lengths) for item in record.maps if item.merged is not None)
@@ -163,6 +166,7 @@ def report(
         original=visual,
         merged=visual - removed,
         kept=visual - removed - gone,
+        held=visual - removed - gone - record.removed_from_cache,
         static=static,
         scenes=scenes,
         selection_layer=layers[-1] if layers else None,

@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import functools
+import importlib.metadata
 from typing import Any
 
 from prunevid.config import PruneVidConfig
@@ -12,6 +15,7 @@ from prunevid.methods.base import (
     Attention,
     Choice,
     Choosing,
+    LayerCache,
     Method,
     TowerRequest,
     TowerView,
@@ -20,7 +24,9 @@ from prunevid.methods.base import (
     merge_cells,
     top_tokens,
 )
+from prunevid.methods.composed import compose
 from prunevid.methods.fastv import FastV
+from prunevid.methods.lookm import LookM
 from prunevid.methods.prunevid import PruneVid
 from prunevid.methods.pyramiddrop import PyramidDrop
 from prunevid.methods.sparsevlm import SparseVLM
@@ -42,19 +48,32 @@ def register(method: type[Method]) -> type[Method]:
 
 
 def names() -> list[str]:
-    """The names of all methods, sorted."""
+    """The names of all methods, sorted; those of other packages too."""
+    _load_plugins()
     return sorted(_METHODS)
 
 
 def get(name: str, **options: Any) -> Method:
-    """A method by name, with options of its own.
+    """A method by name, with options of its own; several names joined by "|" are composed (see `compose`).
 
     Raises:
-        ConfigError: there is no such method (the message lists them), or an option that it does not have.
+        ConfigError: there is no such method (the message names the nearest), or an option that it does not have.
     """
+    if "|" in name:
+        return compose(*(get(part.strip()) for part in name.split("|")), **options)
+    _load_plugins()
     if name not in _METHODS:
-        raise ConfigError(f"{name!r} is no pruning method; choose one of {', '.join(names())}.")
+        near = difflib.get_close_matches(str(name), names(), n=3, cutoff=0.5)
+        nearest = f" Do you mean {' or '.join(map(repr, near))}?" if near else ""
+        raise ConfigError(f"{name!r} is no pruning method; choose one of {', '.join(names())}.{nearest}")
     return _METHODS[name]().replace(**options)
+
+
+@functools.cache
+def _load_plugins() -> None:
+    """Registers the methods that other packages offer under the entry point group "prunevid.methods"."""
+    for entry in importlib.metadata.entry_points(group="prunevid.methods"):
+        register(entry.load())
 
 
 def resolve(choice: PruneVidConfig | Method | str, **overrides: Any) -> Method:
@@ -85,6 +104,7 @@ def replace_options(method: Method, overrides: dict[str, Any]) -> Method:
 register(Method)
 register(PruneVid)
 register(FastV)
+register(LookM)
 register(PyramidDrop)
 register(SparseVLM)
 
@@ -92,11 +112,13 @@ __all__ = [
     "Attention",
     "Choice",
     "Choosing",
+    "LayerCache",
     "Method",
     "PruneVid",
     "TowerRequest",
     "TowerView",
     "Video",
+    "compose",
     "get",
     "keep_cells",
     "merge_cells",

@@ -130,11 +130,34 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class LayerCache:
+    """What one layer holds of one prompt after it (padding left out), for methods that shrink the cache.
+
+    Attributes:
+        keys, values: (H_kv, S, d), keys with rotary embedding.
+        scores: (H_kv, S) float32, the attention that each token got from all tokens of the prompt, summed over them
+            and averaged over the query heads that share a key head.
+        visual: (S,) boolean, the visual tokens.
+        video: (S,) int64, the video that each of them belongs to, -1 for the others.
+        quota: how many tokens of each video to hold.
+        layer: the 0-based layer.
+    """
+
+    keys: Tensor
+    values: Tensor
+    scores: Tensor
+    visual: Tensor
+    video: Tensor
+    quota: list[int]
+    layer: int
+
+
+@dataclass(frozen=True)
 class Method:
     """Base of all methods; as it stands it prunes nothing.
 
-    The slots: `merge` (before the language model), `choose` (inside it, after each of `selection_layers`) and
-    `compresses_cache` (layers up to a choice forget what it dropped).
+    The slots: `merge` (before the language model), `choose` (inside it, after each of `selection_layers`), and in the
+    cache `compresses_cache` (layers up to a choice forget what it dropped) or `shrink` (every layer by itself).
 
     Attributes:
         retention_ratio: share of the unpruned visual tokens to keep, in (0, 1]; None: as the method's own
@@ -182,6 +205,16 @@ class Method:
         return False
 
     @property
+    def acts(self) -> bool:
+        """Whether the method does anything at all."""
+        return self.merges or bool(self.selection_layers) or self.shrinks_cache
+
+    @property
+    def shrinks_cache(self) -> bool:
+        """Whether `shrink` acts."""
+        return False
+
+    @property
     def tower(self) -> TowerRequest | None:
         """What `merge` wants to know of the vision tower."""
         return None
@@ -210,6 +243,18 @@ class Method:
     def choose(self, choosing: Choosing) -> Choice:
         """Slot 2: which visual tokens of one prompt go on after a selection layer."""
         raise NotImplementedError(f"{type(self).__name__} chooses nothing inside the model.")
+
+    def cache_budget(self, cells: int) -> int:
+        """Slot 3: visual tokens that every layer holds of a video of so many cells."""
+        raise NotImplementedError(f"{type(self).__name__} does not shrink the cache.")
+
+    def shrink(self, layer: LayerCache) -> tuple[Tensor, Tensor]:
+        """Slot 3: keys and values (H_kv, n, d) of one layer after the prompt.
+
+        n must be the number of tokens that are no visual ones and the quota of every video together; the tokens stand
+        in the order of their places.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not shrink the cache.")
 
     # ---- budget --------------------------------------------------------------------------------------------------
 
