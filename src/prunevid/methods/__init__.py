@@ -20,7 +20,16 @@ from prunevid.methods.base import (
     merge_cells,
     top_tokens,
 )
+from prunevid.methods.divprune import DivPrune
+from prunevid.methods.dtd import Dtd
+from prunevid.methods.dycoke import DyCoke
+from prunevid.methods.evs import Evs
+from prunevid.methods.frames import Frames
 from prunevid.methods.prunevid import PruneVid
+from prunevid.methods.random import Random
+from prunevid.methods.tome import ToMe
+from prunevid.methods.uniform import Uniform
+from prunevid.methods.vidcom2 import VidCom2
 
 _METHODS: dict[str, type[Method]] = {}
 
@@ -81,15 +90,33 @@ def replace_options(method: Method, overrides: dict[str, Any]) -> Method:
 
 register(Method)
 register(PruneVid)
+register(DivPrune)
+register(Dtd)
+register(DyCoke)
+register(Evs)
+register(Frames)
+register(Random)
+register(ToMe)
+register(Uniform)
+register(VidCom2)
 
 __all__ = [
     "Attention",
     "Choice",
     "Choosing",
+    "DivPrune",
+    "Dtd",
+    "DyCoke",
+    "Evs",
+    "Frames",
     "Method",
     "PruneVid",
+    "Random",
+    "ToMe",
     "TowerRequest",
     "TowerView",
+    "Uniform",
+    "VidCom2",
     "Video",
     "get",
     "keep_cells",
