@@ -106,9 +106,14 @@ def match(tokens: Tensor, wanted: int, r: int) -> Tensor:
         number[:, ::2] = torch.where(joins, number[:, 1::2].gather(1, partner), number[:, ::2])
         label = number.gather(1, label)
         count -= merges
-        tokens, size = (x[stays].view(frames, count, -1) for x in (tokens, size))
-        place = place[stays].view(frames, count)
+        left = stays.logical_not().byte().sort(dim=1, stable=True).indices[:, :count]  # a mask would make the host wait
+        tokens, size, place = _rows(tokens, left), _rows(size, left), place.gather(1, left)
     return place.gather(1, label)
+
+
+def _rows(table: Tensor, index: Tensor) -> Tensor:
+    """(F, n, C), (F, m) -> (F, m, C)."""
+    return table.gather(1, index.unsqueeze(2).expand(-1, -1, table.shape[2]))
 
 
 def _first(order: Tensor, count: int) -> Tensor:
