@@ -73,8 +73,11 @@ def test_a_budget_below_one_frame_thins_the_first(name: str) -> None:
 
 
 def test_long_videos_are_compared_a_few_frames_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    video = make_video(9, 2, 3, 7)
-    whole = dropping.change(video.features)
-    for limit in (1, 42, 90):  # one frame at a time, one, and two
+    features = make_video(9, 2, 3, 7).features
+    later, sooner = list(range(1, 9)), list(range(8))
+    whole = dropping.change(features)
+    assert whole.shape == (8, 6)
+    for limit in (2**26, 90, 42, 1):  # all frames at a time, two, one, and one
         monkeypatch.setattr(dropping, "_COPY_ELEMENTS", limit)
-        assert torch.equal(dropping.change(video.features), whole)
+        assert torch.equal(dropping.change(features), whole)
+        assert torch.equal(dropping.change_between(features, later, sooner), whole)

@@ -67,16 +67,16 @@ def unit_vectors(features: Tensor) -> Tensor:
     return features / norms.clamp(min=torch.finfo(torch.float32).tiny)
 
 
-def distance_between(left: Tensor, right: Tensor) -> Tensor:
-    """1 - cosine, from the unit vectors' difference: exactly 0 for equal tokens, where 1 - cosine would round.
+def distance(left: Tensor, right: Tensor) -> Tensor:
+    """1 - cosine, from the difference of unit vectors: exactly 0 for equal tokens, where 1 - cosine would round.
 
     Args:
-        left, right: (..., C), any floating dtype.
+        left, right: (..., C) float32, of norm 1; between one of norm 0 and another the distance is 0.5.
 
     Returns:
-        (...), float32, 0 ... 2. Between a vector of zeros and another vector it is 0.5.
+        (...), float32, 0 ... 2.
     """
-    return (unit_vectors(left) - unit_vectors(right)).square().sum(-1) / 2
+    return (left - right).square().sum(-1) / 2
 
 
 def change(features: Tensor) -> Tensor:
@@ -84,17 +84,22 @@ def change(features: Tensor) -> Tensor:
 
     Some frames at a time, so that the float32 copies stay within bounds.
     """
-    return change_between(features, list(range(1, len(features))), list(range(len(features) - 1)))
-
-
-def change_between(features: Tensor, frames: list[int], against: list[int]) -> Tensor:
-    """(T, N, C) -> (frames, N) float32: 1 - cosine of the tokens of some frames to those of others, place by place."""
+    parts = [features.new_empty((0, features.shape[1]), dtype=torch.float32)]
     step = max(1, _COPY_ELEMENTS // features[0].numel())
-    parts = [
-        distance_between(features[frames[i : i + step]], features[against[i : i + step]])
-        for i in range(0, len(frames), step)
-    ]
-    return torch.cat(parts) if parts else features.new_empty((0, features.shape[1]), dtype=torch.float32)
+    for start in range(1, len(features), step):
+        tokens = unit_vectors(features[start - 1 : start + step])
+        parts.append(distance(tokens[1:], tokens[:-1]))
+    return torch.cat(parts)
+
+
+def change_between(features: Tensor, frames: list[int], others: list[int]) -> Tensor:
+    """The same for frames of one's choice: (T, N, C) -> (frames, N) float32, each against one of `others`."""
+    parts = [features.new_empty((0, features.shape[1]), dtype=torch.float32)]
+    step = max(1, _COPY_ELEMENTS // features[0].numel())
+    for start in range(0, len(frames), step):
+        left, right = (unit_vectors(features[which[start : start + step]]) for which in (frames, others))
+        parts.append(distance(left, right))
+    return torch.cat(parts)
 
 
 def best_in_frames(scores: Tensor, quota: list[int]) -> Tensor:
