@@ -125,6 +125,7 @@ def test_the_whole_budget_changes_nothing(name: str, dtype: torch.dtype) -> None
         ("evs", {}, 20),
         ("evs", {"keep": 0.01}, 10),
         ("dtd", {"keep": 0.4}, 32),
+        ("dtd", {"keep": 0.01}, 10),
         ("dtd", {"threshold": -1.0}, 10),
         ("dtd", {"threshold": 1.0}, 80),
         ("divprune", {}, 8),
