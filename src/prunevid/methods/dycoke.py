@@ -76,6 +76,6 @@ def thinned(frames: list[int], positions: int, wanted: int, device: torch.device
     each in frames at equal steps."""
     if wanted < len(frames):
         frames = [frames[i] for i in evenly(len(frames), wanted).tolist()]
-    shares = share_out(wanted, [positions] * len(frames), [1] * len(frames))
+    shares = share_out(wanted, [positions] * len(frames))
     parts = [frame * positions + evenly(positions, share, device) for frame, share in zip(frames, shares)]
     return torch.cat(parts)

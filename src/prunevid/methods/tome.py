@@ -67,7 +67,7 @@ class ToMe(Method):
         if budget < frames:
             chosen = set(evenly(frames, budget).tolist())
             return [int(frame in chosen) for frame in range(frames)]
-        return share_out(budget, [positions] * frames, [1] * frames)
+        return share_out(budget, [positions] * frames)
 
 
 def match(tokens: Tensor, wanted: int, r: int) -> Tensor:
