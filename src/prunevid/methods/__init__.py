@@ -25,11 +25,20 @@ from prunevid.methods.base import (
     top_tokens,
 )
 from prunevid.methods.composed import compose
+from prunevid.methods.divprune import DivPrune
+from prunevid.methods.dtd import Dtd
+from prunevid.methods.dycoke import DyCoke
+from prunevid.methods.evs import Evs
 from prunevid.methods.fastv import FastV
+from prunevid.methods.frames import Frames
 from prunevid.methods.lookm import LookM
 from prunevid.methods.prunevid import PruneVid
 from prunevid.methods.pyramiddrop import PyramidDrop
+from prunevid.methods.random import Random
 from prunevid.methods.sparsevlm import SparseVLM
+from prunevid.methods.tome import ToMe
+from prunevid.methods.uniform import Uniform
+from prunevid.methods.vidcom2 import VidCom2
 
 _METHODS: dict[str, type[Method]] = {}
 
@@ -107,16 +116,34 @@ register(FastV)
 register(LookM)
 register(PyramidDrop)
 register(SparseVLM)
+register(DivPrune)
+register(Dtd)
+register(DyCoke)
+register(Evs)
+register(Frames)
+register(Random)
+register(ToMe)
+register(Uniform)
+register(VidCom2)
 
 __all__ = [
     "Attention",
     "Choice",
     "Choosing",
+    "DivPrune",
+    "Dtd",
+    "DyCoke",
+    "Evs",
+    "Frames",
     "LayerCache",
     "Method",
     "PruneVid",
+    "Random",
+    "ToMe",
     "TowerRequest",
     "TowerView",
+    "Uniform",
+    "VidCom2",
     "Video",
     "compose",
     "get",
