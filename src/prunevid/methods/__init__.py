@@ -20,7 +20,12 @@ from prunevid.methods.base import (
     merge_cells,
     top_tokens,
 )
+from prunevid.methods.fastvid import FastVid
+from prunevid.methods.flashvid import FlashVid
+from prunevid.methods.holitom import HoliTom
+from prunevid.methods.prumerge import PruMerge, PruMergePlus
 from prunevid.methods.prunevid import PruneVid
+from prunevid.methods.visionzip import VisionZip
 
 _METHODS: dict[str, type[Method]] = {}
 
@@ -81,6 +86,12 @@ def replace_options(method: Method, overrides: dict[str, Any]) -> Method:
 
 register(Method)
 register(PruneVid)
+register(PruMerge)
+register(PruMergePlus)
+register(VisionZip)
+register(FastVid)
+register(HoliTom)
+register(FlashVid)
 
 __all__ = [
     "Attention",
