@@ -11,6 +11,7 @@ import torch
 from methods.tower_videos import cosine, make_video, peaks, ranked
 from prunevid import methods
 from prunevid.methods import Attention, Choosing
+from prunevid.methods.budget import share_out
 from prunevid.methods.holitom import best_windows, still_counts, still_runs
 
 
@@ -55,7 +56,7 @@ def outer(video, tau: float, lengths: list[int], deal, contextual: float = 0.0, 
     """The outer merge by loops where the budget is below what the merge over time leaves.
 
     Args:
-        deal: window, still tokens, frames -> how many still tokens to leave, and moving ones of every frame.
+        deal: window -> how many still tokens to leave, and moving ones of every frame.
     """
     x, a = video.features.double(), video.tower.salience.tolist()
     count = x.shape[1]
@@ -76,7 +77,7 @@ def outer(video, tau: float, lengths: list[int], deal, contextual: float = 0.0, 
     first = 0
     for window, length in enumerate(lengths):
         fixed = still_in(still, first, first + length - 1) if length > 1 else []
-        own, moving = deal(window, len(fixed), length)
+        own, *moving = deal(window)
         means = [(first * count + i, x[first : first + length, i].mean(0)) for i in fixed]
         for root, target in cluster(means, own).items():
             for t in range(length):
@@ -104,33 +105,29 @@ def compare(merged, tokens: dict, joins: list[int]) -> None:
 
 
 @pytest.mark.parametrize("contextual", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("budget", [9, 20, 28, None])
-@pytest.mark.parametrize("seed", range(3))
-def test_outer_merge_equals_loops(budget: int | None, contextual: float, seed: int) -> None:
-    """How many tokens each set has is read off the result and held against the shares; which and what, by loops."""
-    video = make_video(6, 12, budget=budget, seed=seed, change=0.5)
+@pytest.mark.parametrize("budget", [9, 20, 26, None])
+@pytest.mark.parametrize(("seed", "change", "windows"), [(0, 0.5, [4, 2]), (2, 0.6, [1, 3, 2]), (5, 0.5, [5, 1])])
+def test_outer_merge_equals_loops(
+    budget: int | None, contextual: float, seed: int, change: float, windows: list[int]
+) -> None:
+    """Shares as docs/methods/holitom.md has them; which tokens, and what is in them, by loops."""
+    video = make_video(6, 12, budget=budget, seed=seed, change=change)
     still = [[cosine(x, y) > 0.65 for x, y in zip(*pair)] for pair in zip(video.features, video.features[1:])]
     lengths = best_windows(still_counts(still_runs(torch.tensor(still)), 6))
-    method = methods.get("holitom", contextual=contextual, keep=0.4)
+    method = methods.get("holitom", contextual=contextual, keep=0.35)
     merged = method.merge(video)
-    wanted = budget or round(0.4 * 72)
+    wanted = budget or round(0.35 * 72)
     assert len(merged.features) == wanted
     left = 72 - saved(still, tuple(lengths))
-    assert wanted < left and len(lengths) < 6
+    assert wanted < left and lengths == windows
 
-    def deal(window: int, fixed: int, length: int) -> tuple[int, list[int]]:
-        begin = sum(lengths[:window])
-        names = still_in(still, begin, begin + length - 1) if length > 1 else []
-        places = [divmod(cell, 12) for cell in merged.representative.tolist()]
-        own = [t for t, i in places if i in names and begin <= t < begin + length]
-        assert set(own) <= {begin}
-        counts = [sum(t == frame and i not in names for t, i in places) for frame in range(begin, begin + length)]
-        total = len(own) + sum(counts)
-        size = fixed + length * (12 - fixed)
-        assert abs(total - wanted * size / left) < 1.5 or total == 1  # a fair share of the budget
-        for one, of in zip([len(own), *counts], [fixed] + [12 - fixed] * length):
-            assert abs(one - total * of / size) < 1.5
-        return len(own), counts
+    ends = list(itertools.accumulate(lengths))
+    fixed = [len(still_in(still, end - w, end - 1)) if w > 1 else 0 for end, w in zip(ends, lengths)]
+    sizes = [[count] + [12 - count] * w for count, w in zip(fixed, lengths)]
+    shares = share_out(wanted, [sum(one) for one in sizes], [1] * len(sizes))
+
+    def deal(window: int) -> list[int]:
+        return share_out(shares[window], sizes[window])
 
     compare(merged, *outer(video, 0.65, lengths, deal, contextual))
 

@@ -16,7 +16,7 @@ from prunevid.core import MergedVideo
 from prunevid.core._cells import _slices as channel_slices
 from prunevid.core._cells import bag_means
 from prunevid.core._tensors import read, upload
-from prunevid.core.clustering import SetSizes, density_peaks, pairwise_squared
+from prunevid.core.clustering import SetSizes, density_peaks, squared_distances
 from prunevid.errors import InputError, UnsupportedError
 from prunevid.methods.base import TowerView, Video, merge_cells
 from prunevid.methods.budget import share_out
@@ -158,8 +158,9 @@ def _peaks(table: Tensor, rows: Tensor, mask: Tensor, sizes: list[int], counts: 
     ramp = torch.arange(max(sizes), device=rows.device)
     members = order.gather(1, torch.minimum(ramp, size - 1))
     points = table[rows.gather(1, members)].float()
+    points = points - points[:, :1]  # what all tokens of a set share would only cost digits
     shape = SetSizes(max(counts), min(sizes), size.unsqueeze(2), count.unsqueeze(2))
-    labels, centres = density_peaks(pairwise_squared(points), table.shape[1], k, shape)
+    labels, centres = density_peaks(squared_distances(torch.bmm(points, points.mT)), table.shape[1], k, shape)
     joined = order.gather(1, centres[:, :, 0]).gather(1, labels).masked_fill_(ramp >= size, -1)
     return torch.full_like(rows, -1).scatter_(1, order, joined)
 
