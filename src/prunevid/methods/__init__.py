@@ -30,8 +30,12 @@ from prunevid.methods.dtd import Dtd
 from prunevid.methods.dycoke import DyCoke
 from prunevid.methods.evs import Evs
 from prunevid.methods.fastv import FastV
+from prunevid.methods.fastvid import FastVid
+from prunevid.methods.flashvid import FlashVid
 from prunevid.methods.frames import Frames
+from prunevid.methods.holitom import HoliTom
 from prunevid.methods.lookm import LookM
+from prunevid.methods.prumerge import PruMerge, PruMergePlus
 from prunevid.methods.prunevid import PruneVid
 from prunevid.methods.pyramiddrop import PyramidDrop
 from prunevid.methods.random import Random
@@ -39,6 +43,7 @@ from prunevid.methods.sparsevlm import SparseVLM
 from prunevid.methods.tome import ToMe
 from prunevid.methods.uniform import Uniform
 from prunevid.methods.vidcom2 import VidCom2
+from prunevid.methods.visionzip import VisionZip
 
 _METHODS: dict[str, type[Method]] = {}
 
@@ -125,6 +130,12 @@ register(Random)
 register(ToMe)
 register(Uniform)
 register(VidCom2)
+register(PruMerge)
+register(PruMergePlus)
+register(VisionZip)
+register(FastVid)
+register(HoliTom)
+register(FlashVid)
 
 __all__ = [
     "Attention",
