@@ -128,7 +128,9 @@ def test_choice_inside_the_decoder(quota: list[int] | None) -> None:
     visual = torch.ones(10, dtype=torch.bool)
     attention = Attention(keys[:, -1:], keys, visual, torch.tensor([9]), lambda: (torch.ones(1, 1, 1), keys))
     hidden = torch.randn(10, 3, generator=torch.Generator().manual_seed(0))
-    choice = methods.get("flashvid").choose(Choosing(attention, 0, video, video, [20, 20], quota, hidden, hidden[:1]))
+    choice = methods.get("flashvid").choose(
+        Choosing(attention, 0, video, video, video, [20, 20], quota, hidden, hidden[:1])
+    )
     order = ranked(scores.tolist())
     parts = [[i for i in order if video[i] == v][:n] for v, n in enumerate(quota)] if quota else [order[:3]]
     assert choice.kept.tolist() == sorted(i for part in parts for i in part) and choice.target is None

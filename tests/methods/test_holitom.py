@@ -166,7 +166,7 @@ def choosing(quota: list[int] | None, hidden: torch.Tensor, video: list[int], sc
     attention = Attention(-queries, -keys * 0, visual, rows, lambda: (queries, keys))
     videos = torch.tensor(video)
     cells = [video.count(one) for one in sorted(set(video))]
-    return Choosing(attention, 0, torch.zeros_like(videos), videos, cells, quota, hidden, hidden[:1])
+    return Choosing(attention, 0, torch.zeros_like(videos), videos, videos, cells, quota, hidden, hidden[:1])
 
 
 @pytest.mark.parametrize("quota", [None, [3, 2], [1, 5], [0, 4], [6, 5]])
