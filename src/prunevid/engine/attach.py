@@ -318,7 +318,7 @@ class Pruning:
         past = kwargs.get("past_key_values")
         if past is None or not getattr(past, "layers", None) or not caches.is_pruned(past.layers[0]):
             return None
-        self._local.decode = Decode(self.adapter, module, past, kwargs["inputs_embeds"].shape[1])
+        self._local.decode = Decode(self.method, self.adapter, module, past, kwargs["inputs_embeds"].shape[1])
         return args, self._local.decode.start(kwargs)
 
     def _after_language_model(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:

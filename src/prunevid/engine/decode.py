@@ -4,20 +4,24 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from prunevid.engine.masks import decode_mask, decode_padding, static_decode_mask
+from prunevid.engine.revising import Reviser
+from prunevid.methods.base import Method
 from prunevid.models.base import Adapter
 
 
 class Decode:
     """One forward pass of one thread over a pruned cache (one new token, or the text of a further turn)."""
 
-    def __init__(self, adapter: Adapter, language_model: Any, cache: Any, queries: int):
-        self.adapter, self.language_model, self.cache, self.queries = adapter, language_model, cache, queries
+    def __init__(self, method: Method, adapter: Adapter, language_model: Any, cache: Any, queries: int):
+        self.method, self.adapter, self.language_model = method, adapter, language_model
+        self.cache, self.queries = cache, queries
         self.thread = threading.get_ident()
         self.handles: list[Any] = []
 
@@ -32,6 +36,7 @@ class Decode:
                 positions = torch.arange(self.queries, device=hidden.device)[None] + first.get_seq_length()
             positions = positions - first.shift.to(positions.device)
         self._mask_later_layers(hidden, mask)
+        self._revise(mask)
         return {**kwargs, "attention_mask": self._mask(first, hidden, mask), "position_ids": positions}
 
     def _mask(self, layer: Any, hidden: Tensor, mask: Any) -> Any:
@@ -56,13 +61,37 @@ class Decode:
             for index in indices:
                 self._mask_layer(self.language_model.layers[index], made)
 
+    def _revise(self, mask: Any) -> None:
+        """Arms what a method shows later layers at a new token."""
+        index = self.method.revision_layer
+        layers = self.language_model.layers
+        if index is None or self.queries != 1 or index + 1 >= len(layers) or self.cache.layers[index].watch is None:
+            return
+        reviser = Reviser(self.method, self.adapter, self.language_model, self.cache, index)
+        queries, _ = self.adapter.projections(layers[index].self_attn)
+        self._hook(layers[index].register_forward_pre_hook, reviser.see_layer, with_kwargs=True)
+        self._hook(queries.register_forward_hook, reviser.see_queries)
+
+        def show(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            hidden = args[0] if args else kwargs["hidden_states"]
+            return args, {**kwargs, "attention_mask": reviser.mask(hidden, mask)}
+
+        for late in layers[index + 1 :]:
+            self._hook(late.register_forward_pre_hook, show, with_kwargs=True)
+
+    def _hook(self, register: Callable[..., Any], hook: Callable[..., Any], **options: Any) -> None:
+        """Registers a hook that acts in this thread alone."""
+
+        def own(*args: Any) -> Any:
+            return hook(*args) if threading.get_ident() == self.thread else None
+
+        self.handles.append(register(own, **options))
+
     def _mask_layer(self, late: nn.Module, made: Any) -> None:
-        def own(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            if threading.get_ident() != self.thread:
-                return None
+        def give(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             return args, {**kwargs, "attention_mask": made}
 
-        self.handles.append(late.register_forward_pre_hook(own, with_kwargs=True))
+        self._hook(late.register_forward_pre_hook, give, with_kwargs=True)
 
     def disarm(self) -> None:
         """Removes every hook of this forward pass."""

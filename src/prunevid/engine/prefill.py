@@ -62,7 +62,7 @@ class Prefill:
             The arguments to run with: the very same object where nothing changed.
         """
         if self.acts:
-            caches.check_cache(kwargs.get("past_key_values"))
+            caches.check_cache(kwargs.get("past_key_values"), growing=self.method.revision_layer is not None)
         self.cache = kwargs.get("past_key_values")
         embeds = kwargs["inputs_embeds"]
         with stopwatch(self.times, "merge", embeds.device, self.method.collect_stats):
@@ -173,11 +173,23 @@ class Prefill:
             self.chooser.finish(output)
         if self.shrinker is not None:
             self.shrinker.finish()
+        revised = self.method.revision_layer if self.acts else None
+        if revised is not None and self.by_layer is None:
+            self.by_layer = [(self.length, self.visible)] * len(self.language_model.layers)
         if self.cache is None or self.by_layer is None:
             return
         after = min(row.after for row in self.rows)
         for layer, (length, visible), band in zip(self.cache.layers, self.by_layer, bands(self.by_layer)):
             caches.mark(layer, self.original_length - length, visible, self.shift, after, band)
+        if revised is not None:
+            self.cache.layers[revised].watch = {"visual": self._visual()}
+
+    def _visual(self) -> Tensor:
+        """(B, n) boolean: the visual tokens among those that are left."""
+        found = torch.zeros(len(self.rows), self.length, dtype=torch.bool, device=self.rows[0].visual.device)
+        for row, shown in zip(self.rows, found):
+            shown[row.visual + (self.length - row.tokens)] = True
+        return found
 
     def disarm(self) -> None:
         """Removes every hook of this prefill; safe to call twice."""

@@ -207,7 +207,12 @@ class Method:
     @property
     def acts(self) -> bool:
         """Whether the method does anything at all."""
-        return self.merges or bool(self.selection_layers) or self.shrinks_cache
+        return self.merges or bool(self.selection_layers) or self.shrinks_cache or self.revision_layer is not None
+
+    @property
+    def revision_layer(self) -> int | None:
+        """0-based decoder layer after which `revise` says, at every new token, what later layers see of the video."""
+        return None
 
     @property
     def shrinks_cache(self) -> bool:
@@ -255,6 +260,20 @@ class Method:
         in the order of their places.
         """
         raise NotImplementedError(f"{type(self).__name__} does not shrink the cache.")
+
+    def revise(self, attention: Tensor, before: Tensor | None, shown: Tensor) -> Tensor:
+        """Slot 3, at every new token: which visual tokens of one prompt later layers see; none is forgotten.
+
+        Args:
+            attention: (n,) float32, what the new token pays to each visual token in `revision_layer`, the mean over
+                heads, rotary embedding applied.
+            before: the same of the token before; None at the first.
+            shown: (n,) boolean, what was returned for the token before; all True at the first.
+
+        Returns:
+            (n,) boolean.
+        """
+        return shown
 
     # ---- budget --------------------------------------------------------------------------------------------------
 

@@ -38,6 +38,12 @@ class Composed(Method):
         ):
             if len(used) > 1:
                 raise ConfigError(f"{used[0].name!r} and {used[1].name!r} both act {slot}; compose one of them.")
+        revisers = [part for part in self.parts if part.revision_layer is not None]
+        if len(revisers) > 1 or (revisers and (self.selection_layers or self.shrinks_cache)):
+            raise ConfigError(
+                f"{revisers[0].name!r} revises what layers see of the video while the answer is written, which goes with "
+                "no other choice inside the language model or its cache; compose one of them."
+            )
         if self.selection_layers and self.shrinks_cache:
             raise ConfigError(
                 f"{self._inside.name!r} chooses inside the language model and {self._cache.name!r} shrinks every "
@@ -60,6 +66,10 @@ class Composed(Method):
         return self._part(lambda part: part.shrinks_cache)
 
     @property
+    def _reviser(self) -> Method:
+        return self._part(lambda part: part.revision_layer is not None)
+
+    @property
     def merges(self) -> bool:
         """See `Method.merges`."""
         return self._before.merges
@@ -78,6 +88,11 @@ class Composed(Method):
     def shrinks_cache(self) -> bool:
         """See `Method.shrinks_cache`."""
         return self._cache.shrinks_cache
+
+    @property
+    def revision_layer(self) -> int | None:
+        """See `Method.revision_layer`."""
+        return self._reviser.revision_layer
 
     @property
     def tower(self) -> TowerRequest | None:
@@ -105,6 +120,10 @@ class Composed(Method):
     def shrink(self, layer: LayerCache) -> tuple[Tensor, Tensor]:
         """See `Method.shrink`."""
         return self._cache.shrink(layer)
+
+    def revise(self, attention: Tensor, before: Tensor | None, shown: Tensor) -> Tensor:
+        """See `Method.revise`."""
+        return self._reviser.revise(attention, before, shown)
 
     def split(self, cells: int, frames: int, depth: int) -> Split:
         """See `Method.split`."""
