@@ -41,8 +41,8 @@ class Composed(Method):
         revisers = [part for part in self.parts if part.revision_layer is not None]
         if len(revisers) > 1 or (revisers and (self.selection_layers or self.shrinks_cache)):
             raise ConfigError(
-                f"{revisers[0].name!r} revises what layers see of the video while the answer is written, which goes with "
-                "no other choice inside the language model or its cache; compose one of them."
+                f"{revisers[0].name!r} revises what layers see of the video while the answer is written, which goes "
+                "with no other choice inside the language model or its cache; compose one of them."
             )
         if self.selection_layers and self.shrinks_cache:
             raise ConfigError(
