@@ -64,9 +64,7 @@ def _window_order(visual: Any, arguments: dict[str, Any]) -> Tensor:
     Callers may have computed it beforehand and handed it in; the tower then takes theirs, if the windows' lengths come
     with it.
     """
-    from transformers.vision_utils import (
-        get_vision_window_index,
-    )  # here, as adapters need no transformers by themselves
+    from transformers.vision_utils import get_vision_window_index  # here: adapters are listed without transformers
 
     more = arguments.get("kwargs", {})
     given = {name: more.get(f"video_{name}", more.get(name)) for name in ("window_index", "cu_window_seqlens")}
