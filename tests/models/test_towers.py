@@ -70,20 +70,29 @@ class Case:
         return self.adapter.layouts(self.base, self.bound(), None)
 
 
-def _model(family: str, dtype: torch.dtype, side: int | None) -> Any:
-    """The tiny model of a family, its tower for pictures of another number of patches where `side` is given."""
+def _model(family: str, dtype: torch.dtype, side: int | None, vision: dict[str, Any] | None) -> Any:
+    """The tiny model of a family; its tower with other settings, or for another number of patches a side."""
     model = build(family)
-    if side is not None:
+    if side is not None or vision:
         config = copy.deepcopy(model.config)
-        config.vision_config.image_size = [side * PATCH] * 2 if family == "internvl" else side * PATCH
+        if side is not None:
+            config.vision_config.image_size = [side * PATCH] * 2 if family == "internvl" else side * PATCH
+        for name, value in (vision or {}).items():
+            setattr(config.vision_config, name, value)
         model = type(model)(config).eval().requires_grad_(False)
         scale_weights(model)
     return model.to(dtype)
 
 
-def make_case(family: str, dtype: torch.dtype = torch.float32, side: int | None = None, seed: int = 0) -> Case:
+def make_case(
+    family: str,
+    dtype: torch.dtype = torch.float32,
+    side: int | None = None,
+    seed: int = 0,
+    vision: dict[str, Any] | None = None,
+) -> Case:
     """Videos of unequal sizes where the family takes them."""
-    model = _model(family, dtype, side)
+    model = _model(family, dtype, side, vision)
     generator = torch.Generator().manual_seed(seed)
 
     def noise(*shape: int) -> Tensor:
@@ -305,12 +314,19 @@ def test_views_are_what_the_tower_computed(family: str, layer: int, split_heads:
         views = watched(case, layer, split_heads)
     compare(views, reference, case.layouts())
     assert {view.class_token for view in views} == {family in ("llava_next_video", "video_llava", "internvl")}
-    assert max(view.salience.std(1).max() for view in views if len(view.salience)) > 1e-3 / len(views)
+    assert max(view.salience.std(1).max() for view in views if len(view.salience)) > 1e-3
 
 
 @pytest.mark.parametrize("family", ["llava_onevision", "llava_next_video"])
 def test_an_odd_number_of_patches(family: str) -> None:
     case = make_case(family, side=9)
+    compare(watched(case), _reference(case, -1, True), case.layouts())
+
+
+def test_queries_and_keys_that_are_normed() -> None:
+    """InternVL's tower may norm whole vectors before it splits them into heads."""
+    case = make_case("internvl", vision={"use_qk_norm": True})
+    assert sum(part.numel() for part in attention_of(case, -1).k_norm.parameters())
     compare(watched(case), _reference(case, -1, True), case.layouts())
 
 
@@ -340,7 +356,11 @@ def test_cells_are_those_of_the_features(family: str) -> None:
         handle = blocks_of(case)[-1].register_forward_hook(disturb, prepend=True)
         changed = _features(Case(family, case.model, case.arguments | keyword, case.videos, case.more)) != plain
         handle.remove()
-        for view, layout, part in zip(views, case.layouts(), changed.any(-1).split([v.tokens for v in case.layouts()])):
+        layouts = case.layouts()
+        sizes = [v.tokens for v in layouts]
+        if sum(sizes) != len(plain):  # as older versions leave out the newline here
+            sizes = [v.cells for v in layouts]
+        for view, layout, part in zip(views, layouts, changed.any(-1).split(sizes), strict=True):
             cells = view.salience.flatten() > 0
             if family == "video_llava":
                 cells.view(-1, layout.width)[:, 0] = False  # stands for no patch, and takes the maximum
@@ -541,7 +561,7 @@ def test_what_is_refused() -> None:
     case = make_case("llava_onevision")
     with watch_tower(case.adapter, case.base, TowerRequest(0)) as seen:
         pass
-    with pytest.raises(UnsupportedError, match="layer 0 was not run"):
+    with pytest.raises(UnsupportedError, match="layer 0 were seen"):
         seen.views(case.layouts(), case.bound())
     for family in ("llava_onevision", "qwen2_5_vl"):
         case = make_case(family)
@@ -549,7 +569,7 @@ def test_what_is_refused() -> None:
             case.encode()
         with pytest.raises(UnsupportedError, match="tower was given"):
             seen.views(case.layouts()[:1], case.bound())
-    with pytest.raises(UnsupportedError, match="layers of a Linear"):
+    with pytest.raises(UnsupportedError, match="Linear has none of the parts layers"):
         towers.PictureTower(torch.nn.Linear(1, 1), towers.mean_pool(1))
     with pytest.raises(UnsupportedError, match=r"Unknown does not say.*LlavaOnevisionModel"):
         _unknown().tower(make_case("llava_onevision").base)
@@ -565,13 +585,11 @@ def _unknown() -> models.Adapter:
 
 def test_a_mask_that_is_no_tensor_is_refused() -> None:
     case = make_case("smolvlm")
-    attention = attention_of(case, -1)
     with watch_tower(case.adapter, case.base, TowerRequest()) as seen:
         case.encode()
     states = torch.randn(2, 100, 2, 16)
     with pytest.raises(UnsupportedError, match=r"is a dict.*sdpa"):
         seen.tower.patches(states, states, {"attention_mask": {}}, True)
-    assert attention is attention_of(case, -1)
 
 
 def test_the_table_is_current() -> None:

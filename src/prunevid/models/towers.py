@@ -59,15 +59,7 @@ class Tower(ABC):
     def __init__(self, module: nn.Module):
         inner: Any = getattr(module, "vision_model", module)
         encoder: Any = getattr(inner, "encoder", inner)
-        layers = next(
-            (getattr(encoder, name) for name in ("layers", "layer", "blocks") if hasattr(encoder, name)), None
-        )
-        if layers is None:
-            raise UnsupportedError(
-                f"The layers of a {type(module).__name__} were not found, so what it attends to is not known; take a "
-                "method that does not ask for the vision tower."
-            )
-        self.layers: Sequence[nn.Module] = layers
+        self.layers: Sequence[nn.Module] = _part(encoder, module, "layers", "layer", "blocks")
         embeddings = getattr(inner, "embeddings", None)
         self.class_token = hasattr(embeddings, "class_embedding") or hasattr(embeddings, "cls_token")
 
@@ -76,12 +68,14 @@ class Tower(ABC):
 
         Raises:
             ConfigError: the tower has no such layer.
+            UnsupportedError: the layer's attention was not found.
         """
         depth = len(self.layers)
         if not -depth <= layer < depth:
             raise ConfigError(f"The vision tower's layer {layer} was asked for, but it has {depth}; -1 is the last.")
-        block: Any = self.layers[layer]
-        return next(getattr(block, name) for name in ("self_attn", "attn", "attention") if hasattr(block, name))
+        block = self.layers[layer]
+        attention: nn.Module = _part(block, block, "self_attn", "attn", "attention")
+        return attention
 
     @abstractmethod
     def patches(self, queries: Tensor, keys: Tensor, call: dict[str, Any], split_heads: bool) -> Patches:
@@ -249,8 +243,8 @@ class Watch:
         """
         if not self._seen:
             raise UnsupportedError(
-                f"The vision tower's layer {self.request.layer} was not run while the video was encoded, so what it "
-                "attends to is not known; take a method that does not ask for the vision tower."
+                f"No queries and keys of the vision tower's layer {self.request.layer} were seen while the video was "
+                "encoded, so what it attends to is not known; take a method that does not ask for the vision tower."
             )
         seen = self._seen[0]
         if len(self._seen) > 1:
@@ -298,6 +292,8 @@ class Watch:
             return
         call, self._call = self._call, {}
         projected, self._projected = self._projected, {}
+        if not projected:  # a kernel that goes round the projections; `views` says so
+            return
         with torch.no_grad(), torch.autocast(next(iter(projected.values())).device.type, enabled=False):
             queries, keys = _by_head(projected, int(module.num_heads))
             self._seen.append(self.tower.patches(queries, keys, call, self.request.split_heads))
@@ -380,6 +376,21 @@ def bilinear_pool(size: int) -> Pool:
         return functional.interpolate(patches, size=shape, mode="bilinear")
 
     return pool
+
+
+def _part(holder: Any, module: nn.Module, *names: str) -> Any:
+    """The first of these parts that a module has.
+
+    Raises:
+        UnsupportedError: it has none of them.
+    """
+    found = next((getattr(holder, name) for name in names if hasattr(holder, name)), None)
+    if found is None:
+        raise UnsupportedError(
+            f"A {type(module).__name__} has none of the parts {', '.join(names)}, so what the vision tower attends to "
+            "is not known; take a method that does not ask for the vision tower."
+        )
+    return found
 
 
 def _projections(attention: Any) -> dict[str, nn.Module]:
