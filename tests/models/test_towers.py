@@ -451,6 +451,8 @@ def test_watching_leaves_no_trace(family: str) -> None:
         assert _hooks(case.model) > before
         assert torch.equal(_features(case), plain)
     assert _hooks(case.model) == before and not seen._call and not seen._projected
+    (patches,) = seen._seen
+    assert patches.keys.untyped_storage().nbytes() == patches.keys.nbytes  # nothing else is held in memory
     with pytest.raises(KeyboardInterrupt), watch_tower(case.adapter, case.base, TowerRequest()):
         raise KeyboardInterrupt
     assert _hooks(case.model) == before
@@ -472,20 +474,30 @@ def test_gradients_stay_outside() -> None:
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "llava_onevision", "internvl"])
 def test_threads_see_their_own_videos(family: str) -> None:
-    """While one thread watches, another runs the same model, watching or not."""
+    """In the middle of the watched layer another thread runs the same model, not watching and watching."""
     case = make_case(family)
     other = make_case(family, seed=1)
     other = Case(family, case.model, other.arguments, other.videos, other.more)
     alone = [watched(case), watched(other)]
     found: list[Any] = []
+    here = threading.get_ident()
+
+    def interrupt(module: Any, args: Any) -> None:
+        if threading.get_ident() == here:
+            for action in (other.encode, lambda: found.append(watched(other))):
+                thread = threading.Thread(target=action)
+                thread.start()
+                thread.join()
+
+    attention = attention_of(case, -1)
+    last = next(getattr(attention, n) for n in ("proj", "out_proj", "projection_layer") if hasattr(attention, n))
+    handle = last.register_forward_pre_hook(interrupt)
     with watch_tower(case.adapter, case.base, TowerRequest()) as seen:
-        for action in (other.encode, lambda: found.append(watched(other))):
-            thread = threading.Thread(target=action)
-            thread.start()
-            thread.join()
         case.encode()
+    handle.remove()
     for views, wanted in zip([seen.views(case.layouts(), case.bound()), *found], alone, strict=True):
-        assert all(torch.equal(view.salience, want.salience) for view, want in zip(views, wanted))
+        assert all(torch.equal(view.salience, want.salience) for view, want in zip(views, wanted, strict=True))
+        assert all(torch.equal(view.keys, want.keys) for view, want in zip(views, wanted, strict=True))
 
 
 # ---- memory ----------------------------------------------------------------------------------------------------------
@@ -504,38 +516,53 @@ def test_pieces_give_the_same(family: str, split_heads: bool, limit: int, monkey
 
 
 class Largest(TorchDispatchMode):
-    """The most numbers in one tensor that was made."""
+    """The most numbers in one tensor that was made, or in one float32 tensor."""
 
-    def __init__(self) -> None:
+    def __init__(self, single: bool = False) -> None:
         super().__init__()
-        self.numbers = 0
+        self.single, self.numbers = single, 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
         for value in output if isinstance(output, (list, tuple)) else [output]:
-            if isinstance(value, Tensor):
+            if isinstance(value, Tensor) and (value.dtype == torch.float32 or not self.single):
                 self.numbers = max(self.numbers, value.numel())
         return output
 
 
 @pytest.mark.parametrize("split_heads", [True, False], ids=["heads", "whole"])
-@pytest.mark.parametrize(("queries", "tokens", "limit"), [(60, 60, 2000), (1, 60, 5000), (60, 60, 1)])
-def test_a_map_is_never_whole(queries: int, tokens: int, limit: int, split_heads: bool, monkeypatch: Any) -> None:
-    """No tensor is larger than the limit, the tower's own queries and keys, or one row of one picture's map."""
-    heads, width, pictures = 4, 8, 5
-    tower = towers.PictureTower(make_case("llava_onevision").base.vision_tower, towers.mean_pool(1))
-    tower.class_token = queries == 1
-    states = [torch.randn(pictures, tokens, heads, width) for _ in range(2)]
-    whole = tower.patches(*states, {}, split_heads).salience
+@pytest.mark.parametrize("limit", [1, 2000, 5000])
+@pytest.mark.parametrize("kind", ["class token", "pictures", "packed"])
+def test_a_map_is_never_whole(kind: str, limit: int, split_heads: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No float32 tensor is larger than the limit, or one picture's keys; the maps alone would be ten times that."""
+    pictures, patches, heads, width = 5, 64, 4, 8
+    pool, layout = towers.mean_pool(2), models.VideoLayout(pictures, 4, 4)
+    states = [torch.randn(pictures, patches, heads, width).bfloat16() for _ in range(2)]
+    call: dict[str, Any] = {}
+    if kind == "packed":
+        tower: Any = towers.PackedTower(make_case("qwen2_vl").base.visual, lambda m: pool, lambda a, v: [2] * len(v))
+        states = [part.flatten(0, 1) for part in states]
+        tables = (torch.ones(pictures * patches, width), torch.zeros(pictures * patches, width))
+        call = {"cu_seqlens": torch.arange(pictures + 1) * patches, "position_embeddings": tables}
+    else:
+        tower = towers.PictureTower(make_case("llava_onevision").base.vision_tower, pool)
+        if kind == "class token":
+            tower.class_token = True
+            states = [torch.cat((part, part[:, :1]), 1) for part in states]
+
+    def run() -> tuple[Patches, TowerView]:
+        seen = tower.patches(*states, call, split_heads)
+        return seen, tower.views(seen, [layout], {})[0]
+
+    whole = run()
     monkeypatch.setattr(towers, "MAP_ELEMENTS", limit)
-    with Largest() as seen:
-        pieces = tower.patches(*states, {}, split_heads).salience
-    torch.testing.assert_close(pieces, whole)
-    bound = max(limit, tokens * heads * width)
-    assert tokens <= seen.numbers <= max(bound, states[0].numel())
-    with Largest() as seen:
-        towers.column_sums(states[0][:1], states[1][:1], split_heads)
-    assert seen.numbers <= bound
+    with Largest(single=True) as made:
+        pieces = run()
+    torch.testing.assert_close(pieces[0].salience, whole[0].salience)
+    assert torch.equal(pieces[1].keys, whole[1].keys)
+    bound = max(limit, (patches + 1) * heads * width, whole[1].keys.numel())
+    assert bound < pictures * patches * heads * width
+    assert patches <= made.numbers <= bound
 
 
 @pytest.mark.parametrize("family", FAMILIES)
