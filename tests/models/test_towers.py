@@ -490,8 +490,8 @@ def test_threads_see_their_own_videos(family: str) -> None:
                 thread.join()
 
     attention = attention_of(case, -1)
-    last = next(getattr(attention, n) for n in ("proj", "out_proj", "projection_layer") if hasattr(attention, n))
-    handle = last.register_forward_pre_hook(interrupt)
+    between = next(getattr(attention, n) for n in ("k_norm", "k_proj", "proj") if hasattr(attention, n))
+    handle = between.register_forward_pre_hook(interrupt)
     with watch_tower(case.adapter, case.base, TowerRequest()) as seen:
         case.encode()
     handle.remove()

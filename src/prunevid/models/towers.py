@@ -250,7 +250,7 @@ class Watch:
         if len(self._seen) > 1:
             salience, keys = (torch.cat([getattr(s, name) for s in self._seen]) for name in ("salience", "keys"))
             seen = Patches(salience, keys)
-        with torch.no_grad(), torch.autocast(seen.keys.device.type, enabled=False):
+        with torch.autocast(seen.keys.device.type, enabled=False):
             return self.tower.views(seen, layouts, arguments)
 
     # ---- hooks ---------------------------------------------------------------------------------------------------
@@ -294,7 +294,7 @@ class Watch:
         projected, self._projected = self._projected, {}
         if not projected:  # a kernel that goes round the projections; `views` says so
             return
-        with torch.no_grad(), torch.autocast(next(iter(projected.values())).device.type, enabled=False):
+        with torch.autocast(next(iter(projected.values())).device.type, enabled=False):
             queries, keys = _by_head(projected, int(module.num_heads))
             self._seen.append(self.tower.patches(queries, keys, call, self.request.split_heads))
 
