@@ -14,6 +14,7 @@ from prunevid.models.llava_onevision import LlavaOnevision
 from prunevid.models.qwen3_vl import Qwen3VL
 from prunevid.models.qwen_vl import QwenVL
 from prunevid.models.smolvlm import SmolVLM
+from prunevid.models.towers import Tower, Watch, watch_tower
 from prunevid.models.video_llama_3 import VideoLlama3
 from prunevid.models.video_llava import VideoLlava
 
@@ -62,6 +63,12 @@ def table() -> str:
     return "\n".join(lines)
 
 
+def tower_table() -> str:
+    """What the vision tower's attention to a cell is in every family, in Markdown (`docs/models.md` holds it)."""
+    lines = ["| model type | attention that a cell gets |", "|---|---|"]
+    return "\n".join([*lines, *(f"| `{name}` | {_ADAPTERS[name].salience} |" for name in supported())])
+
+
 def base_of(model: Any) -> Any:
     """The innermost module that joins vision and language (`model.model`), also under wrappers such as PEFT's.
 
@@ -81,4 +88,17 @@ def base_of(model: Any) -> Any:
 for _family in (QwenVL, Qwen3VL, LlavaOnevision, LlavaNextVideo, VideoLlava, InternVL, VideoLlama3, SmolVLM):
     register(_family)
 
-__all__ = ["Adapter", "Shortening", "VideoLayout", "adapter_for", "base_of", "register", "supported", "table"]
+__all__ = [
+    "Adapter",
+    "Shortening",
+    "Tower",
+    "VideoLayout",
+    "Watch",
+    "adapter_for",
+    "base_of",
+    "register",
+    "supported",
+    "table",
+    "tower_table",
+    "watch_tower",
+]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from prunevid.errors import UnsupportedError
+from prunevid.models.towers import Tower
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class Adapter(ABC):
         positions: "mrope" (each kept token keeps its own (t, h, w)) or "1d" (renumbered after stage 1).
         token_order: what `token_order="auto"` means for the family.
         contiguous: whether the tokens of a video stand in one unbroken run (needed for the order "merged").
+        salience: what the attention of a cell in the vision tower is, for tables.
     """
 
     model_types: ClassVar[frozenset[str]]
@@ -88,6 +90,7 @@ class Adapter(ABC):
     positions: ClassVar[Literal["mrope", "1d"]] = "1d"
     token_order: ClassVar[Literal["merged", "raster"]] = "merged"
     contiguous: ClassVar[bool] = True
+    salience: ClassVar[str] = "not known"
 
     @abstractmethod
     def layouts(self, base: Any, arguments: dict[str, Any], output: Any) -> list[VideoLayout]:
@@ -148,6 +151,20 @@ class Adapter(ABC):
     def first_selection_layer(self, config: Any) -> int:
         """The lowest layer after which tokens may go; `config` is the whole model's."""
         return 0
+
+    def tower(self, base: Any) -> Tower:
+        """The vision tower that the feature function runs.
+
+        Args:
+            base: the base model (`model.model`).
+
+        Raises:
+            UnsupportedError: it is not known.
+        """
+        raise UnsupportedError(
+            f"{type(self).__name__} does not say where the vision tower of a {type(base).__name__} is; override its "
+            "method tower, or take a method that does not ask for the vision tower."
+        )
 
     def shorten(self, arguments: dict[str, Any], merge: Shortening) -> dict[str, Any]:
         """What else the language model is given for every token, shortened as its tokens were.

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from prunevid.models.base import Adapter, VideoLayout, stacked_frames
+from prunevid.models.towers import PictureTower, Tower, mean_pool
 
 
 class LlavaNextVideo(Adapter):
@@ -18,6 +19,7 @@ class LlavaNextVideo(Adapter):
         "llava-hf/LLaVA-NeXT-Video-34B-hf",
     )
     arrangement: ClassVar[str] = "one run of T * (g // stride)^2 tokens"
+    salience: ClassVar[str] = "from the class token; cells are means over stride x stride patches"
 
     def layouts(self, base: Any, arguments: dict[str, Any], output: Any) -> list[VideoLayout]:
         """See `Adapter.layouts`."""
@@ -25,3 +27,7 @@ class LlavaNextVideo(Adapter):
         side = vision.image_size // vision.patch_size // base.config.spatial_pool_stride
         videos, frames = stacked_frames(arguments)
         return [VideoLayout(frames, side, side)] * videos
+
+    def tower(self, base: Any) -> Tower:
+        """See `Adapter.tower`."""
+        return PictureTower(base.vision_tower, mean_pool(base.config.spatial_pool_stride))

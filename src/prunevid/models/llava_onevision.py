@@ -7,6 +7,7 @@ import math
 from typing import Any, ClassVar
 
 from prunevid.models.base import Adapter, VideoLayout, stacked_frames
+from prunevid.models.towers import PictureTower, Tower, bilinear_pool
 
 
 class LlavaOnevision(Adapter):
@@ -23,6 +24,7 @@ class LlavaOnevision(Adapter):
         "llava-hf/llava-onevision-qwen2-72b-ov-hf",
     )
     arrangement: ClassVar[str] = "one run of T * ceil(g / 2)^2 tokens, then one newline, which is never pruned"
+    salience: ClassVar[str] = "mean over the frame's patches; cells pooled as the features are (bilinear)"
 
     def layouts(self, base: Any, arguments: dict[str, Any], output: Any) -> list[VideoLayout]:
         """See `Adapter.layouts`."""
@@ -30,3 +32,7 @@ class LlavaOnevision(Adapter):
         side = math.ceil(vision.image_size // vision.patch_size / 2)
         videos, frames = stacked_frames(arguments)
         return [VideoLayout(frames, side, side, tail=1)] * videos
+
+    def tower(self, base: Any) -> Tower:
+        """See `Adapter.tower`."""
+        return PictureTower(base.vision_tower, bilinear_pool(2))

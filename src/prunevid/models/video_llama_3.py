@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from prunevid.errors import UnsupportedError
 from prunevid.models.base import Adapter, VideoLayout
+from prunevid.models.towers import PackedTower, Tower, bilinear_pool
 
 
 class VideoLlama3(Adapter):
@@ -22,6 +23,7 @@ class VideoLlama3(Adapter):
         "T runs of H * W / merge^2 tokens, each behind its time; only without the processor's token compression"
     )
     contiguous: ClassVar[bool] = False
+    salience: ClassVar[str] = "mean over the frame's patches; cells pooled as the features are (bilinear)"
 
     def check(self, arguments: dict[str, Any]) -> None:
         """See `Adapter.check`: refuses frames from which the model's processor has dropped tokens."""
@@ -41,3 +43,9 @@ class VideoLlama3(Adapter):
                 "known; pass what the model's processor returned."
             )
         return [VideoLayout(t, h // merge, w // merge) for (t, h, w), merge in zip(grid.tolist(), merges.tolist())]
+
+    def tower(self, base: Any) -> Tower:
+        """See `Adapter.tower`."""
+        return PackedTower(
+            base.vision_model, bilinear_pool, lambda arguments, layouts: arguments["video_merge_sizes"].tolist()
+        )
