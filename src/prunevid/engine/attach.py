@@ -73,16 +73,17 @@ class Pruning:
 
     Attributes:
         model: the model.
-        method: the method.
+        method: the method, with what depends on the model's depth filled in (`Method.for_depth`).
     """
 
     def __init__(self, model: nn.Module, method: Method, frames_per_video: int | Sequence[int] | None = None):
-        self.model, self.method = model, method
+        self.model = model
         self.adapter: Adapter = adapter_for(model)
         self.base = base_of(model)
         self.language_model = self.adapter.language_model(self.base)
         first = self.adapter.first_selection_layer(self.base.config)
-        _check_layer(method, first, self.language_model.config)
+        self.method = method.for_depth(self.language_model.config.num_hidden_layers, first)
+        _check_layer(self.method, first, self.language_model.config)
         self._local = threading.local()
         self._last: Summary | None = None
         self._own_features: Any = None
