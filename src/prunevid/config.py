@@ -48,7 +48,11 @@ class PruneVidConfig:
             published), "raster" (by frame and place of the cell that stands for each token) or "auto" (what suits the
             model family).
         static_position: which frame's position stands for a static token, "first" or "middle" of its scene
-            (only models with (t, h, w) rotary positions or raster order care).
+            (only models with (t, h, w) rotary positions, raster order or kept positions care).
+        positions: rotary positions after the merge: "keep" (each token has the position that its representative had,
+            text its own, and decoding goes on from the unpruned prompt's end), "renumber" (0, 1, 2, ... over what is
+            left, as published; only models with positions on one axis can) or "auto" (what suits the model family:
+            keep (t, h, w), renumber one axis).
 
     Stage 2, inside it:
         enable_stage2: choose by the question.
@@ -96,6 +100,7 @@ class PruneVidConfig:
     keep_scope: Literal["group", "global"] = "group"
     score_rope: bool = False
     score_causal: bool = False
+    positions: Literal["auto", "renumber", "keep"] = "auto"
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))

@@ -74,6 +74,11 @@ class Method:
         return "auto"
 
     @property
+    def positions(self) -> Literal["auto", "renumber", "keep"]:
+        """Positions after `merge`: counted anew, each token its representative's, or what suits the family."""
+        return "auto"
+
+    @property
     def collect_stats(self) -> bool:
         """Whether times are measured."""
         return True

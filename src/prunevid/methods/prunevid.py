@@ -49,6 +49,11 @@ class PruneVid(Method):
         return self.config.token_order
 
     @property
+    def positions(self) -> Literal["auto", "renumber", "keep"]:
+        """See `Method.positions`."""
+        return self.config.positions
+
+    @property
     def collect_stats(self) -> bool:
         """See `Method.collect_stats`."""
         return self.config.collect_stats
