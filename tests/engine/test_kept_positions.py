@@ -19,7 +19,7 @@ from engine.families import FAMILIES, VideoPrompt, build, language_of, make_inpu
 from engine.masked_reference import Reference, compare, plain_copy, reference
 from engine.test_attach_detach import hooks, trace
 from engine.test_families import BATCH, ONE, attach, order_of, prompts_of, repeatable
-from engine.tiny import KERNELS, LAYERS, PAD, SPECIAL, VOCABULARY, generate
+from engine.tiny import LAYERS, PAD, SPECIAL, VOCABULARY, generate
 from prunevid import PruneVidConfig, models
 from prunevid.errors import ConfigError
 
@@ -44,6 +44,8 @@ SCENARIOS: dict[str, tuple[list[str], dict[str, Any], dict[str, Any]]] = {
     "without a cache": (["one"], {"enable_stage2": False}, {"use_cache": False}),
     "batch without a cache": (BATCH, {"enable_stage2": False}, {"use_cache": False}),
 }
+EAGER = ("batch", "no cache compression", "static cache", "batch without a cache")  # where masks differ by kernel
+CASES = [("sdpa", scenario) for scenario in SCENARIOS] + [("eager", scenario) for scenario in EAGER]
 
 
 def kept(family: str, **overrides: Any) -> PruneVidConfig:
@@ -68,8 +70,7 @@ def expected_positions(prompt: VideoPrompt, ref: Reference) -> list[int]:
     return [place for place in range(len(prompt)) if place not in hidden]
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS)
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(("kernel", "scenario"), CASES)
 @pytest.mark.parametrize("family", ONE_AXIS)
 def test_logits_of_every_step(family: str, kernel: str, scenario: str) -> None:
     names, overrides, options = SCENARIOS[scenario]
