@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 
@@ -39,6 +40,8 @@ CONTRACT = {
 def test_the_contract_s_fields_and_defaults() -> None:
     values = dataclasses.asdict(PruneVidConfig())
     assert {name: values[name] for name in CONTRACT} == CONTRACT
+    assert [field.name for field in dataclasses.fields(PruneVidConfig)][: len(CONTRACT)] == list(CONTRACT)
+    assert json.loads(json.dumps(values)) == values and values["positions"] == "auto"
 
 
 @pytest.mark.parametrize(
@@ -77,6 +80,7 @@ def test_presets(made: PruneVidConfig, expected: dict) -> None:
         ("token_order", "spiral", "'auto', 'merged', 'raster'"),
         ("keep_scope", "frame", "'group', 'global'"),
         ("static_position", "last", "'first', 'middle'"),
+        ("positions", "shift", "'auto', 'renumber', 'keep'"),
     ],
 )
 def test_a_value_out_of_range_is_named_with_the_range(setting: str, value: object, says: str) -> None:

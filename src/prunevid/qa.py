@@ -59,7 +59,8 @@ class VideoQA:
         models.adapter_for(model)
         self.model = model
         self.processor = processor
-        self.method = choose_method(method, config, preset, retention_ratio)
+        with attach(model, choose_method(method, config, preset, retention_ratio)) as pruning:
+            self.method = pruning.method  # refuses settings that don't fit the model now, not at a question
         dtype = model.dtype if getattr(model.dtype, "is_floating_point", False) else None
         self._prompter = Prompter(processor, model.device, dtype, truncates_seconds(models.base_of(model)))
         self._lock = threading.RLock()
@@ -69,7 +70,6 @@ class VideoQA:
         self._open = 0
         self._reuse = ExitStack()
         self._warm = False
-        attach(model, self.method).detach()  # refuses settings that don't fit the model now, not at a question
 
     @classmethod
     def from_pretrained(
@@ -122,7 +122,7 @@ class VideoQA:
 
     @property
     def config(self) -> PruneVidConfig | None:
-        """The settings of "prunevid"; None for another method."""
+        """The settings of "prunevid" with the layer that is used on this model; None for another method."""
         config = getattr(self.method, "config", None)
         return config if isinstance(config, PruneVidConfig) else None
 

@@ -96,7 +96,9 @@ def reference(
         if order == "merged":
             place[cells[0] : cells[-1] + 1] = shown + rest
     seen = torch.tensor(visible)
-    if positions is None:  # one axis: the tokens that stage 1 leaves are counted anew
+    if positions is None and config.positions == "keep":  # one axis: nothing was dropped, so nothing moves
+        positions = torch.arange(length)
+    elif positions is None:  # one axis: the tokens that stage 1 leaves are counted anew
         positions = torch.zeros(length, dtype=torch.long)
         positions[place] = seen[place].long().cumsum(0) - 1
         positions = positions.clamp(min=0)

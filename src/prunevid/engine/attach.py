@@ -63,7 +63,7 @@ def attach(
     Raises:
         UnsupportedModelError: the family has no adapter, or this model of it can't be pruned.
         AlreadyAttachedError: a pruning is attached to the model already.
-        ConfigError: a setting is out of range, or its layer beyond the model's depth.
+        ConfigError: a setting is out of range, its layer beyond the model's depth, or its positions not to be had.
     """
     return Pruning(model, resolve(config_or_method, **overrides), frames_per_video)
 
@@ -73,16 +73,18 @@ class Pruning:
 
     Attributes:
         model: the model.
-        method: the method.
+        method: the method, with what depends on the model's depth filled in (`Method.for_depth`).
     """
 
     def __init__(self, model: nn.Module, method: Method, frames_per_video: int | Sequence[int] | None = None):
-        self.model, self.method = model, method
+        self.model = model
         self.adapter: Adapter = adapter_for(model)
         self.base = base_of(model)
         self.language_model = self.adapter.language_model(self.base)
         first = self.adapter.first_selection_layer(self.base.config)
-        _check_layer(method, first, self.language_model.config)
+        self.method = method.for_depth(self.language_model.config.num_hidden_layers, first)
+        _check_layer(self.method, first, self.language_model.config)
+        _check_positions(self.method, self.adapter, self.language_model)
         self._local = threading.local()
         self._last: Summary | None = None
         self._own_features: Any = None
@@ -358,6 +360,22 @@ def _check_layer(method: Method, first: int, config: Any) -> None:
         raise UnsupportedModelError(
             "This model attends in a sliding window, which pruning can't shorten; load it with "
             "use_sliding_window=False."
+        )
+
+
+def _check_positions(method: Method, adapter: Adapter, language_model: Any) -> None:
+    """Refuses positions after the merge that the model can't be given."""
+    if not method.merges:
+        return
+    if method.positions == "renumber" and adapter.positions == "mrope":
+        raise ConfigError(
+            "positions is 'renumber', but this model places its tokens by time, row and column, which can't be counted "
+            "anew; choose 'keep' or 'auto'."
+        )
+    if method.positions == "keep" and adapter.positions == "1d" and not hasattr(language_model, "rotary_emb"):
+        raise ConfigError(
+            "positions is 'keep', but this model's decoder has no rotary_emb that could be given them; choose "
+            "'renumber' or 'auto'."
         )
 
 

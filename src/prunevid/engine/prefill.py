@@ -138,7 +138,7 @@ class Prefill:
         return {**kwargs, **shorter, **self.adapter.shorten(kwargs, Shortening(source, target))}
 
     def _positions(self, positions: Tensor | None, source: Tensor) -> Tensor:
-        """Positions of the merged rows: gathered for (t, h, w) rotary positions, renumbered for one axis."""
+        """Positions of the merged rows for the language model; see `_keep_positions` for the kept ones of one axis."""
         rows = source.shape[0]
         if positions is None:
             positions = torch.arange(self.original_length, device=source.device)[None]
@@ -147,12 +147,29 @@ class Prefill:
         positions = positions.to(source.device)
         counted = self._counted(source)
         if self.adapter.positions == "1d":
-            self.shift = positions[..., -1:].expand(rows, 1) - counted[:, -1:]
+            if self.method.positions == "keep":
+                self._keep_positions(positions.expand(rows, -1).gather(1, source))
+            else:
+                self.shift = positions[..., -1:].expand(rows, 1) - counted[:, -1:]
             return counted
         gathered = positions.expand(-1, rows, -1).gather(2, source[None].expand(positions.shape[0], -1, -1))
         if gathered.shape[0] == 4:  # row 0 counts text tokens; gaps in it would look like packed sequences
             gathered[0] = counted
         return gathered
+
+    def _keep_positions(self, kept: Tensor) -> None:
+        """Gives (B, n) positions to the rotary embedding alone.
+
+        The language model itself gets positions without gaps, because masks and some kernels take a gap for the
+        boundary between packed sequences.
+        """
+
+        def rotate(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if len(args) > 1:
+                return (args[0], kept, *args[2:]), kwargs
+            return args, {**kwargs, "position_ids": kept}
+
+        self._hook(self.language_model.rotary_emb.register_forward_pre_hook, rotate, with_kwargs=True)
 
     def _counted(self, like: Tensor) -> Tensor:
         """(B, n) int64: 0, 1, 2, ... over the tokens that are no padding."""

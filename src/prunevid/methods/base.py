@@ -54,6 +54,15 @@ class Method:
         """0-based decoder layer after which tokens are chosen; None: no choice."""
         return None
 
+    def for_depth(self, depth: int, first: int = 0) -> Method:
+        """This method with whatever depends on a model's depth filled in; called once, by `attach`.
+
+        Args:
+            depth: decoder layers of the model.
+            first: the lowest layer that its family allows for the choice.
+        """
+        return self
+
     @property
     def compresses_cache(self) -> bool:
         """Whether the cache of layers up to the selection layer is reduced to the chosen tokens."""
@@ -62,6 +71,11 @@ class Method:
     @property
     def token_order(self) -> Literal["auto", "merged", "raster"]:
         """Order of the merged tokens in the sequence."""
+        return "auto"
+
+    @property
+    def positions(self) -> Literal["auto", "renumber", "keep"]:
+        """Positions after `merge`: counted anew, each token its representative's, or what suits the family."""
         return "auto"
 
     @property

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from prunevid.config import PruneVidConfig
+from prunevid.config import DefaultLayer, PruneVidConfig
 from prunevid.core import MergedVideo, merge_video, question_scores, select_by_group, select_top
 from prunevid.methods.base import Attention, Method
 
@@ -31,6 +31,13 @@ class PruneVid(Method):
         """See `Method.selection_layer`."""
         return self.config.pruning_layer if self.config.enable_stage2 else None
 
+    def for_depth(self, depth: int, first: int = 0) -> PruneVid:
+        """See `Method.for_depth`: a layer that was not given is scaled to the model."""
+        layer = self.config.pruning_layer
+        if not isinstance(layer, DefaultLayer):
+            return self
+        return replace(self, config=self.config.replace(pruning_layer=layer.for_depth(depth, first)))
+
     @property
     def compresses_cache(self) -> bool:
         """See `Method.compresses_cache`."""
@@ -40,6 +47,11 @@ class PruneVid(Method):
     def token_order(self) -> Literal["auto", "merged", "raster"]:
         """See `Method.token_order`."""
         return self.config.token_order
+
+    @property
+    def positions(self) -> Literal["auto", "renumber", "keep"]:
+        """See `Method.positions`."""
+        return self.config.positions
 
     @property
     def collect_stats(self) -> bool:

@@ -72,7 +72,8 @@ class Adapter(ABC):
         pixels: name of the base model's argument that holds a video's pixels.
         frames_as_images: whether frames come as images, so that only the caller can say which belong to a video;
             `layouts` then finds `frames_per_video` among its arguments.
-        positions: "mrope" (each kept token keeps its own (t, h, w)) or "1d" (renumbered after stage 1).
+        positions: "mrope" (each kept token keeps its own (t, h, w)) or "1d" (renumbered after stage 1, or kept where
+            the method says so).
         token_order: what `token_order="auto"` means for the family.
         contiguous: whether the tokens of a video stand in one unbroken run (needed for the order "merged").
     """
