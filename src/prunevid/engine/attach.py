@@ -180,6 +180,9 @@ class Pruning:
             self.language_model.register_forward_pre_hook(self._before_language_model, with_kwargs=True),
             self.language_model.register_forward_hook(self._after_language_model, always_call=True),
         ]
+        for index in self._late_layers:  # at rest, so that a compiler finds them where they stay
+            late = self.language_model.layers[index]
+            self._handles.append(late.register_forward_pre_hook(self._before_late_layer, with_kwargs=True))
         if self.model is not self.base:
             self._handles.append(self.model.register_forward_pre_hook(self._before_model, with_kwargs=True))
 
@@ -227,8 +230,10 @@ class Pruning:
         return getattr(self._local, "prefill", None)
 
     def _before_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Refuses training: a loss can't be computed over tokens that are gone."""
+        """Refuses training: a loss can't be computed over tokens that are gone. Takes the layouts off the features."""
         arguments = _bind(module, args, kwargs)
+        # accelerate rebuilds every output on its way to another device, and what was left on it stays behind.
+        self._local.arrived = getattr(self._encoded(arguments), _LAYOUT, None)
         if arguments.get("labels") is not None and self._has_video(arguments) and self._active:
             raise UnsupportedError(
                 "labels were given, but the logits of a pruned prompt are fewer than its labels; detach to train or to "
@@ -238,6 +243,12 @@ class Pruning:
     @property
     def _active(self) -> bool:
         return self.method.merges or self.method.selection_layer is not None
+
+    @property
+    def _late_layers(self) -> range:
+        """Layers whose cache holds fewer tokens than that of the layers before, so that they need their own mask."""
+        layer, depth = self.method.selection_layer, len(self.language_model.layers)
+        return range(depth if layer is None or self.method.compresses_cache else layer + 1, depth)
 
     def _encoded(self, arguments: dict[str, Any]) -> Any:
         """The encoder's output that `generate` made before the forward pass, or None."""
@@ -266,7 +277,8 @@ class Pruning:
 
     def _before_base(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Decides whether this forward pass is a prefill, and opens its state."""
-        self._local.prefill = None
+        arrived = getattr(self._local, "arrived", None)
+        self._local.prefill = self._local.arrived = None
         arguments = _bind(module, args, kwargs)
         ids, past = arguments.get("input_ids"), arguments.get("past_key_values")
         if ids is None:
@@ -292,7 +304,7 @@ class Pruning:
         prefill = Prefill(self.method, self.adapter, self.language_model, ids, module.config)
         output = self._encoded(arguments)
         if output is not None:
-            prefill.encoded = getattr(output, _LAYOUT, None)
+            prefill.encoded = getattr(output, _LAYOUT, arrived)
             if prefill.encoded is None and self._active:
                 raise UnsupportedError(
                     "The video features of this prompt were not encoded by the attached model, or cut in chunks, so "
@@ -318,8 +330,15 @@ class Pruning:
         past = kwargs.get("past_key_values")
         if past is None or not getattr(past, "layers", None) or not caches.is_pruned(past.layers[0]):
             return None
-        self._local.decode = Decode(self.adapter, module, past, kwargs["inputs_embeds"].shape[1])
-        return args, self._local.decode.start(kwargs)
+        decode = Decode(self.adapter, module, past, kwargs["inputs_embeds"].shape[1], self._late_layers)
+        self._local.decode = decode
+        return args, decode.start(kwargs)
+
+    def _before_late_layer(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        decode = getattr(self._local, "decode", None)
+        if decode is None or decode.late is None:
+            return None
+        return args, {**kwargs, "attention_mask": decode.late}
 
     def _after_language_model(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Closes what `_before_language_model` opened, after an exception too (`output` is None then)."""
