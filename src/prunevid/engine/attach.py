@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from prunevid.config import PruneVidConfig
 from prunevid.engine import cache as caches
+from prunevid.engine.compiled import eagerly, kept
 from prunevid.engine.decode import Decode
 from prunevid.engine.prefill import Prefill, refuse_uncached
 from prunevid.engine.record import Encoded, Summary, TokenMap
@@ -83,7 +84,8 @@ class Pruning:
         self.language_model = self.adapter.language_model(self.base)
         first = self.adapter.first_selection_layer(self.base.config)
         _check_layer(method, first, self.language_model.config)
-        self._local = threading.local()
+        self._local = kept(self.base).local
+        self._reports = threading.local()
         self._last: Summary | None = None
         self._own_features: Any = None
         self._remembered: list[tuple[Any, Any, Encoded]] | None = None
@@ -166,7 +168,7 @@ class Pruning:
             self._remembered = None
 
     def _last_prefill(self) -> Summary | None:
-        return getattr(self._local, "last", None) or self._last
+        return getattr(self._reports, "last", None) or self._last
 
     # ---- hooks ---------------------------------------------------------------------------------------------------
 
@@ -180,11 +182,12 @@ class Pruning:
             self.language_model.register_forward_pre_hook(self._before_language_model, with_kwargs=True),
             self.language_model.register_forward_hook(self._after_language_model, always_call=True),
         ]
+        if self.model is not self.base:
+            self._handles.append(self.model.register_forward_pre_hook(self._before_model, with_kwargs=True))
         for index in self._late_layers:  # at rest, so that a compiler finds them where they stay
             late = self.language_model.layers[index]
             self._handles.append(late.register_forward_pre_hook(self._before_late_layer, with_kwargs=True))
-        if self.model is not self.base:
-            self._handles.append(self.model.register_forward_pre_hook(self._before_model, with_kwargs=True))
+        kept(self.base).renumber(self._handles)
 
     def _recording(self, encode: Any) -> Any:
         """The feature function, which besides leaves the videos' layouts on its output.
@@ -301,7 +304,12 @@ class Pruning:
                     stacklevel=2,
                 )
             return
-        prefill = Prefill(self.method, self.adapter, self.language_model, ids, module.config)
+        self._open(module.config, arguments, arrived)
+
+    @eagerly
+    def _open(self, config: Any, arguments: dict[str, Any], arrived: Encoded | None) -> None:
+        """Opens the state of a prefill; `arrived`: the layouts of features that were encoded before this pass."""
+        prefill = Prefill(self.method, self.adapter, self.language_model, arguments["input_ids"], config)
         output = self._encoded(arguments)
         if output is not None:
             prefill.encoded = getattr(output, _LAYOUT, arrived)
@@ -317,22 +325,27 @@ class Pruning:
         """Prefill: stage 1, and stage 2 is armed. Later: masks and positions of the pruned cache."""
         prefill = self._prefill()
         if prefill is not None:
-            if prefill.encoded is None and bool(prefill.video_mask.any()) and self._active:
-                raise UnsupportedError(
-                    "The prompt has video tokens but no video was encoded with it; leave prefill_chunk_size unset and "
-                    "pass what the model's processor returned."
-                )
-            if prefill.encoded is not None:
-                prefill.times["vision"] = prefill.encoded.milliseconds
-            device = kwargs["inputs_embeds"].device
-            prefill.started = now(device, self.method.collect_stats)
-            return args, prefill.start(kwargs)
+            return args, self._start(prefill, kwargs)
         past = kwargs.get("past_key_values")
         if past is None or not getattr(past, "layers", None) or not caches.is_pruned(past.layers[0]):
             return None
         decode = Decode(self.adapter, module, past, kwargs["inputs_embeds"].shape[1], self._late_layers)
         self._local.decode = decode
         return args, decode.start(kwargs)
+
+    @eagerly
+    def _start(self, prefill: Prefill, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Stage 1 on the language model's arguments, and stage 2 armed."""
+        if prefill.encoded is None and bool(prefill.video_mask.any()) and self._active:
+            raise UnsupportedError(
+                "The prompt has video tokens but no video was encoded with it; leave prefill_chunk_size unset and "
+                "pass what the model's processor returned."
+            )
+        if prefill.encoded is not None:
+            prefill.times["vision"] = prefill.encoded.milliseconds
+        device = kwargs["inputs_embeds"].device
+        prefill.started = now(device, self.method.collect_stats)
+        return prefill.start(kwargs)
 
     def _before_late_layer(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         decode = getattr(self._local, "decode", None)
@@ -347,15 +360,18 @@ class Pruning:
             self._local.decode = None
             decode.disarm()
         prefill = self._prefill()
-        if prefill is None:
-            return
-        self._local.prefill = None
+        if prefill is not None:
+            self._local.prefill = None
+            self._finish(prefill, output)
+
+    @eagerly
+    def _finish(self, prefill: Prefill, output: Any) -> None:
         try:
             if output is not None:
                 prefill.finish(output)
                 spent = now(prefill.video_mask.device, self.method.collect_stats) - prefill.started
                 prefill.times["prefill"] = spent - prefill.times.get("merge", 0.0)
-                self._last = self._local.last = prefill.summary()
+                self._last = self._reports.last = prefill.summary()
         finally:
             prefill.disarm()
 
