@@ -18,7 +18,7 @@ from prunevid.choice import choose_method
 from prunevid.config import PruneVidConfig
 from prunevid.engine import Pruning, attach
 from prunevid.errors import InputError, UnsupportedError
-from prunevid.generation import Run, count_prefill, generate, greedy_by_default
+from prunevid.generation import Run, count_prefill, generate, greedy_by_default, input_device
 from prunevid.loading import load as load_model
 from prunevid.methods import Method
 from prunevid.pairing import check_pair
@@ -63,7 +63,7 @@ class VideoQA:
         self.processor = processor
         self.method = choose_method(method, config, preset, retention_ratio)
         dtype = model.dtype if getattr(model.dtype, "is_floating_point", False) else None
-        self._prompter = Prompter(processor, model.device, dtype, truncates_seconds(models.base_of(model)))
+        self._prompter = Prompter(processor, input_device(model), dtype, truncates_seconds(models.base_of(model)))
         self._lock = threading.RLock()
         self.max_new_tokens = 128
         self._pruning: Pruning | None = None

@@ -51,7 +51,7 @@ def test_other_families_are_refused_by_name(make: Any) -> None:
 
 @pytest.mark.parametrize(
     ("model_type", "nearest"),
-    [("qwen3_vl_next", "qwen3_vl"), ("internvl_chat", "internvl"), ("t5", None), (None, None)],
+    [("llava_onevision1", "llava_onevision"), ("internvl_chat", "internvl"), ("t5", None), (None, None)],
 )
 def test_an_unknown_type_names_the_nearest_family_and_the_page(model_type: str | None, nearest: str | None) -> None:
     with pytest.raises(UnsupportedModelError, match=r"docs/models\.md says how to add a family\.$") as found:

@@ -21,6 +21,7 @@ from prunevid.engine.compiled import eagerly, kept
 from prunevid.engine.decode import Decode
 from prunevid.engine.prefill import Prefill, refuse_uncached
 from prunevid.engine.record import Encoded, Summary, TokenMap
+from prunevid.engine.repeats import refuse_interleaved
 from prunevid.engine.timing import now
 from prunevid.errors import (
     AlreadyAttachedError,
@@ -278,6 +279,16 @@ class Pruning:
                 stacklevel=2,
             )
 
+    def _check_repeats(self, prefill: Prefill, arguments: dict[str, Any]) -> None:
+        """Where features are encoded after rows were repeated: refuses pixels that were not repeated by rows."""
+        pixels = arguments.get(self.adapter.pixels)
+        if pixels is None or not self._active or not self._has_video(arguments):
+            return
+        by_row = not self.adapter.equal_frames or (self.adapter.frames_as_images and pixels.ndim > 4)
+        kind: Any = type(self.base)
+        if not by_row and "mm_encoder_outputs" not in _signature(kind).parameters:
+            refuse_interleaved(arguments["input_ids"], prefill.video_mask, pixels)
+
     def _before_base(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Decides whether this forward pass is a prefill, and opens its state."""
         arrived = getattr(self._local, "arrived", None)
@@ -319,6 +330,7 @@ class Pruning:
                     "their frames are not known; leave prefill_chunk_size unset and pass pixel_values_videos."
                 )
         self._check_prompt(arguments)
+        self._check_repeats(prefill, arguments)
         self._local.prefill = prefill
 
     def _before_language_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
