@@ -17,9 +17,11 @@ from torch import Tensor, nn
 
 from prunevid.config import PruneVidConfig
 from prunevid.engine import cache as caches
+from prunevid.engine.compiled import eagerly, kept
 from prunevid.engine.decode import Decode
 from prunevid.engine.prefill import Prefill, refuse_uncached
 from prunevid.engine.record import Encoded, Summary, TokenMap
+from prunevid.engine.repeats import refuse_interleaved
 from prunevid.engine.timing import now
 from prunevid.errors import (
     AlreadyAttachedError,
@@ -85,7 +87,8 @@ class Pruning:
         self.method = method.for_depth(self.language_model.config.num_hidden_layers, first)
         _check_layer(self.method, first, self.language_model.config)
         _check_positions(self.method, self.adapter, self.language_model)
-        self._local = threading.local()
+        self._local = kept(self.base).local
+        self._reports = threading.local()
         self._last: Summary | None = None
         self._own_features: Any = None
         self._remembered: list[tuple[Any, Any, Encoded]] | None = None
@@ -168,7 +171,7 @@ class Pruning:
             self._remembered = None
 
     def _last_prefill(self) -> Summary | None:
-        return getattr(self._local, "last", None) or self._last
+        return getattr(self._reports, "last", None) or self._last
 
     # ---- hooks ---------------------------------------------------------------------------------------------------
 
@@ -184,6 +187,10 @@ class Pruning:
         ]
         if self.model is not self.base:
             self._handles.append(self.model.register_forward_pre_hook(self._before_model, with_kwargs=True))
+        for index in self._late_layers:  # at rest, so that a compiler finds them where they stay
+            late = self.language_model.layers[index]
+            self._handles.append(late.register_forward_pre_hook(self._before_late_layer, with_kwargs=True))
+        kept(self.base).renumber(self._handles)
 
     def _recording(self, encode: Any) -> Any:
         """The feature function, which besides leaves the videos' layouts on its output.
@@ -229,8 +236,10 @@ class Pruning:
         return getattr(self._local, "prefill", None)
 
     def _before_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Refuses training: a loss can't be computed over tokens that are gone."""
+        """Refuses training: a loss can't be computed over tokens that are gone. Takes the layouts off the features."""
         arguments = _bind(module, args, kwargs)
+        # accelerate rebuilds every output on its way to another device, and what was left on it stays behind.
+        self._local.arrived = getattr(self._encoded(arguments), _LAYOUT, None)
         if arguments.get("labels") is not None and self._has_video(arguments) and self._active:
             raise UnsupportedError(
                 "labels were given, but the logits of a pruned prompt are fewer than its labels; detach to train or to "
@@ -240,6 +249,12 @@ class Pruning:
     @property
     def _active(self) -> bool:
         return self.method.merges or self.method.selection_layer is not None
+
+    @property
+    def _late_layers(self) -> range:
+        """Layers whose cache holds fewer tokens than that of the layers before, so that they need their own mask."""
+        layer, depth = self.method.selection_layer, len(self.language_model.layers)
+        return range(depth if layer is None or self.method.compresses_cache else layer + 1, depth)
 
     def _encoded(self, arguments: dict[str, Any]) -> Any:
         """The encoder's output that `generate` made before the forward pass, or None."""
@@ -266,9 +281,20 @@ class Pruning:
                 stacklevel=2,
             )
 
+    def _check_repeats(self, prefill: Prefill, arguments: dict[str, Any]) -> None:
+        """Where features are encoded after rows were repeated: refuses pixels that were not repeated by rows."""
+        pixels = arguments.get(self.adapter.pixels)
+        if pixels is None or not self._active or not self._has_video(arguments):
+            return
+        by_row = not self.adapter.equal_frames or (self.adapter.frames_as_images and pixels.ndim > 4)
+        kind: Any = type(self.base)
+        if not by_row and "mm_encoder_outputs" not in _signature(kind).parameters:
+            refuse_interleaved(arguments["input_ids"], prefill.video_mask, pixels)
+
     def _before_base(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Decides whether this forward pass is a prefill, and opens its state."""
-        self._local.prefill = None
+        arrived = getattr(self._local, "arrived", None)
+        self._local.prefill = self._local.arrived = None
         arguments = _bind(module, args, kwargs)
         ids, past = arguments.get("input_ids"), arguments.get("past_key_values")
         if ids is None:
@@ -291,37 +317,55 @@ class Pruning:
                     stacklevel=2,
                 )
             return
-        prefill = Prefill(self.method, self.adapter, self.language_model, ids, module.config)
+        self._open(module.config, arguments, arrived)
+
+    @eagerly
+    def _open(self, config: Any, arguments: dict[str, Any], arrived: Encoded | None) -> None:
+        """Opens the state of a prefill; `arrived`: the layouts of features that were encoded before this pass."""
+        prefill = Prefill(self.method, self.adapter, self.language_model, arguments["input_ids"], config)
         output = self._encoded(arguments)
         if output is not None:
-            prefill.encoded = getattr(output, _LAYOUT, None)
+            prefill.encoded = getattr(output, _LAYOUT, arrived)
             if prefill.encoded is None and self._active:
                 raise UnsupportedError(
                     "The video features of this prompt were not encoded by the attached model, or cut in chunks, so "
                     "their frames are not known; leave prefill_chunk_size unset and pass pixel_values_videos."
                 )
         self._check_prompt(arguments)
+        self._check_repeats(prefill, arguments)
         self._local.prefill = prefill
 
     def _before_language_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Prefill: stage 1, and stage 2 is armed. Later: masks and positions of the pruned cache."""
         prefill = self._prefill()
         if prefill is not None:
-            if prefill.encoded is None and bool(prefill.video_mask.any()) and self._active:
-                raise UnsupportedError(
-                    "The prompt has video tokens but no video was encoded with it; leave prefill_chunk_size unset and "
-                    "pass what the model's processor returned."
-                )
-            if prefill.encoded is not None:
-                prefill.times["vision"] = prefill.encoded.milliseconds
-            device = kwargs["inputs_embeds"].device
-            prefill.started = now(device, self.method.collect_stats)
-            return args, prefill.start(kwargs)
+            return args, self._start(prefill, kwargs)
         past = kwargs.get("past_key_values")
         if past is None or not getattr(past, "layers", None) or not caches.is_pruned(past.layers[0]):
             return None
-        self._local.decode = Decode(self.adapter, module, past, kwargs["inputs_embeds"].shape[1])
-        return args, self._local.decode.start(kwargs)
+        decode = Decode(self.adapter, module, past, kwargs["inputs_embeds"].shape[1], self._late_layers)
+        self._local.decode = decode
+        return args, decode.start(kwargs)
+
+    @eagerly
+    def _start(self, prefill: Prefill, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Stage 1 on the language model's arguments, and stage 2 armed."""
+        if prefill.encoded is None and bool(prefill.video_mask.any()) and self._active:
+            raise UnsupportedError(
+                "The prompt has video tokens but no video was encoded with it; leave prefill_chunk_size unset and "
+                "pass what the model's processor returned."
+            )
+        if prefill.encoded is not None:
+            prefill.times["vision"] = prefill.encoded.milliseconds
+        device = kwargs["inputs_embeds"].device
+        prefill.started = now(device, self.method.collect_stats)
+        return prefill.start(kwargs)
+
+    def _before_late_layer(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        decode = getattr(self._local, "decode", None)
+        if decode is None or decode.late is None:
+            return None
+        return args, {**kwargs, "attention_mask": decode.late}
 
     def _after_language_model(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Closes what `_before_language_model` opened, after an exception too (`output` is None then)."""
@@ -330,15 +374,18 @@ class Pruning:
             self._local.decode = None
             decode.disarm()
         prefill = self._prefill()
-        if prefill is None:
-            return
-        self._local.prefill = None
+        if prefill is not None:
+            self._local.prefill = None
+            self._finish(prefill, output)
+
+    @eagerly
+    def _finish(self, prefill: Prefill, output: Any) -> None:
         try:
             if output is not None:
                 prefill.finish(output)
                 spent = now(prefill.video_mask.device, self.method.collect_stats) - prefill.started
                 prefill.times["prefill"] = spent - prefill.times.get("merge", 0.0)
-                self._last = self._local.last = prefill.summary()
+                self._last = self._reports.last = prefill.summary()
         finally:
             prefill.disarm()
 

@@ -16,10 +16,12 @@ from prunevid.models.base import Adapter
 class Decode:
     """One forward pass of one thread over a pruned cache (one new token, or the text of a further turn)."""
 
-    def __init__(self, adapter: Adapter, language_model: Any, cache: Any, queries: int):
+    def __init__(self, adapter: Adapter, language_model: Any, cache: Any, queries: int, asking: range):
+        """`asking`: layers that ask for `late`, the mask of their own, by hooks which were there before."""
         self.adapter, self.language_model, self.cache, self.queries = adapter, language_model, cache, queries
-        self.thread = threading.get_ident()
+        self.asking = asking
         self.handles: list[Any] = []
+        self.late: Any = None
 
     def start(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The language model's keyword arguments with mask and positions mended."""
@@ -52,13 +54,19 @@ class Decode:
             made = static_decode_mask(self.language_model, hidden, layer)
         else:
             made = decode_mask(self.language_model, hidden, layer, decode_padding(layer, mask, self.queries))
+        if other == list(self.asking):
+            self.late = made
+        else:
+            self._hook(other, made)
+
+    def _hook(self, layers: list[int], mask: Any) -> None:
+        """For a cache that another attached method has made (a compiler can't follow this)."""
+        thread = threading.get_ident()
 
         def own(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            if threading.get_ident() != self.thread:
-                return None
-            return args, {**kwargs, "attention_mask": made}
+            return (args, {**kwargs, "attention_mask": mask}) if threading.get_ident() == thread else None
 
-        for index in other:
+        for index in layers:
             late = self.language_model.layers[index]
             self.handles.append(late.register_forward_pre_hook(own, with_kwargs=True))
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from prunevid.core import MergedVideo
 from prunevid.engine import cache as caches
+from prunevid.engine.compiled import eagerly
 from prunevid.engine.masks import left_padding, padding_mask, prefill_mask
 from prunevid.engine.record import Encoded, RowRecord, Summary, TokenMap, report
 from prunevid.engine.rows import Row, RowVideo, merge_row, plan_rows
@@ -196,7 +197,7 @@ class Prefill:
         def own(*args: Any) -> Any:
             return hook(*args) if threading.get_ident() == self.thread else None
 
-        self.handles.append(register(own, **options))
+        self.handles.append(register(eagerly(own), **options))
 
     def _see_layer(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.states["cos"], self.states["sin"] = kwargs["position_embeddings"]

@@ -75,6 +75,7 @@ class Adapter(ABC):
         positions: "mrope" (each kept token keeps its own (t, h, w)) or "1d" (renumbered after stage 1, or kept where
             the method says so).
         token_order: what `token_order="auto"` means for the family.
+        equal_frames: whether the family's processor needs the same number of frames in all videos of a batch.
         contiguous: whether the tokens of a video stand in one unbroken run (needed for the order "merged").
     """
 
@@ -86,6 +87,7 @@ class Adapter(ABC):
     modality: ClassVar[str] = "video"
     pixels: ClassVar[str] = "pixel_values_videos"
     frames_as_images: ClassVar[bool] = False
+    equal_frames: ClassVar[bool] = False
     positions: ClassVar[Literal["mrope", "1d"]] = "1d"
     token_order: ClassVar[Literal["merged", "raster"]] = "merged"
     contiguous: ClassVar[bool] = True

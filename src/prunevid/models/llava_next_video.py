@@ -18,6 +18,7 @@ class LlavaNextVideo(Adapter):
         "llava-hf/LLaVA-NeXT-Video-34B-hf",
     )
     arrangement: ClassVar[str] = "one run of T * (g // stride)^2 tokens"
+    equal_frames: ClassVar[bool] = True
 
     def layouts(self, base: Any, arguments: dict[str, Any], output: Any) -> list[VideoLayout]:
         """See `Adapter.layouts`."""

@@ -23,6 +23,7 @@ class LlavaOnevision(Adapter):
         "llava-hf/llava-onevision-qwen2-72b-ov-hf",
     )
     arrangement: ClassVar[str] = "one run of T * ceil(g / 2)^2 tokens, then one newline, which is never pruned"
+    equal_frames: ClassVar[bool] = True
 
     def layouts(self, base: Any, arguments: dict[str, Any], output: Any) -> list[VideoLayout]:
         """See `Adapter.layouts`."""

@@ -33,6 +33,7 @@ class SmolVLM(Adapter):
     pixels: ClassVar[str] = "pixel_values"
     frames_as_images: ClassVar[bool] = True
     contiguous: ClassVar[bool] = False
+    equal_frames: ClassVar[bool] = True
 
     def video_token_id(self, config: Any) -> int:
         """Frames use the pictures' placeholder."""

@@ -19,6 +19,7 @@ class VideoLlava(Adapter):
     model_types: ClassVar[frozenset[str]] = frozenset({"video_llava"})
     checkpoints: ClassVar[tuple[str, ...]] = ("LanguageBind/Video-LLaVA-7B-hf",)
     arrangement: ClassVar[str] = "one run of T * (g^2 + 1) tokens; each frame's class token is a cell like any other"
+    equal_frames: ClassVar[bool] = True
 
     def layouts(self, base: Any, arguments: dict[str, Any], output: Any) -> list[VideoLayout]:
         """See `Adapter.layouts`."""
