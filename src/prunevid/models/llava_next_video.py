@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from prunevid.models.base import Adapter, VideoLayout, stacked_frames
+from prunevid.models.tiles import image_sizes, tiled_layouts
 
 
 class LlavaNextVideo(Adapter):
@@ -18,6 +19,7 @@ class LlavaNextVideo(Adapter):
         "llava-hf/LLaVA-NeXT-Video-34B-hf",
     )
     arrangement: ClassVar[str] = "one run of T * (g // stride)^2 tokens"
+    image_function: ClassVar[str | None] = "get_image_features"
 
     def layouts(self, base: Any, arguments: dict[str, Any], output: Any) -> list[VideoLayout]:
         """See `Adapter.layouts`."""
@@ -25,3 +27,7 @@ class LlavaNextVideo(Adapter):
         side = vision.image_size // vision.patch_size // base.config.spatial_pool_stride
         videos, frames = stacked_frames(arguments)
         return [VideoLayout(frames, side, side)] * videos
+
+    def image_layouts(self, base: Any, arguments: dict[str, Any], output: Any) -> list[VideoLayout]:
+        """See `Adapter.image_layouts`: two views an image."""
+        return [view for size in image_sizes(arguments) for view in tiled_layouts(base.config, size)]
