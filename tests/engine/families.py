@@ -224,7 +224,7 @@ def _patches(values: int) -> Callable[[Tensor], Video]:
 
 # Sizes of images that take two tiles, beside or above each other, and the grid of them that the model leaves: some of
 # their rows or columns are padding, and LLaVA-OneVision is set to shrink more than a tile's 100 tokens.
-_TILED = (((60, 14), (20, 4), (20, 4)), ((10, 60), (4, 20), (4, 20)), ((30, 60), (10, 20), (7, 14)))
+_TILED = (((60, 14), (20, 4), (20, 4)), ((10, 60), (4, 20), (4, 20)), ((22, 60), (8, 20), (6, 15)))
 
 
 def _tiled(shrunk: bool) -> Callable[[Tensor, int], Video]:
