@@ -164,7 +164,10 @@ class Pruning:
 
     @contextmanager
     def reuse(self) -> Iterator[None]:
-        """In its block, a video whose pixel tensor was seen before (the same object) is not encoded or merged again."""
+        """In its block, a video whose pixel tensor was seen before (the same object) is not encoded or merged again.
+
+        The same is true of images that are pruned.
+        """
         self._remembered = []
         try:
             yield

@@ -83,7 +83,7 @@ class Adapter(ABC):
         checkpoints: hub ids that users know, for messages and tables.
         arrangement: how a video's tokens stand in the prompt, for tables (g: patches of a frame's row).
         feature_function: name of the method of the base model that encodes videos.
-        image_function: name of the one that encodes images; None where images can't be pruned, or come with the frames.
+        image_function: name of the one that encodes images; None where images can't be pruned or come as frames do.
         language_name: name of the decoder in the base model.
         modality: under which name the encoder's output stands in the base model's `mm_encoder_outputs`.
         pixels: name of the base model's argument that holds a video's pixels.
