@@ -69,6 +69,8 @@ def attach(model: Any, prompts: list[VideoPrompt], config: Any) -> prunevid.Prun
     family = prompts[0].family
     if not FAMILIES[family].attach:
         return prunevid.attach(model, config)
+    if not any(prompt.videos for prompt in prompts):
+        return prunevid.attach(model, config, frames_per_video=0)
     frames = [
         -1 if any(shown is image for image in prompt.images) else FRAMES for prompt in prompts for shown in prompt.shown
     ]
@@ -173,7 +175,8 @@ def test_batch_row_is_the_row_alone(family: str) -> None:
 def test_beams_and_several_return_sequences(family: str) -> None:
     model, config = build(family), with_images(family)
     repeatable(family, model, [])  # skips where transformers itself mixes up pictures
-    plain, prompts = plain_copy(model), prompts_of(family, ["before", "text", "only"])
+    names = ["several" if FAMILIES[family].attach else "before", "text", "only"]
+    plain, prompts = plain_copy(model), prompts_of(family, names)
     options = {"num_beams": 2, "num_return_sequences": 2, "output_scores": True}
     with attach(model, prompts, config):
         beams = generate(model, make_inputs(*prompts), 3, **options)
@@ -304,6 +307,19 @@ def test_reuse_encodes_an_image_once(family: str) -> None:
         assert len(calls) == 2
     for out in found[1:]:
         torch.testing.assert_close(torch.stack(out.logits), torch.stack(found[0].logits), atol=1e-6, rtol=0)
+
+
+def test_reuse_tells_an_image_from_a_video_of_the_same_pixels() -> None:
+    model, prompt = build("qwen2_5_vl"), make_prompt("qwen2_5_vl", 3, "image", 2, (1,), 5)
+    inputs = make_inputs(prompt)
+    inputs["pixel_values"] = inputs["pixel_values_videos"].clone()
+    with attach(model, [prompt], with_images("qwen2_5_vl")) as pruning:
+        expected = generate(model, inputs, 2)
+        inputs["pixel_values"] = inputs["pixel_values_videos"]
+        with pruning.reuse():
+            found = generate(model, inputs, 2)
+        assert [[item.layout.image for item in maps] for maps in pruning.maps] == [[True, False]]
+    torch.testing.assert_close(torch.stack(found.logits), torch.stack(expected.logits), atol=1e-6, rtol=0)
 
 
 # ---- images that the LLaVA families cut into tiles -------------------------------------------------------------------
