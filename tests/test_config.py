@@ -17,6 +17,7 @@ from prunevid import (
     get_preset,
     get_stage1_only_config,
 )
+from prunevid.config import PRESETS
 from prunevid.errors import ConfigError, PruneVidError
 
 CONTRACT = {
@@ -42,6 +43,12 @@ def test_the_contract_s_fields_and_defaults() -> None:
     assert {name: values[name] for name in CONTRACT} == CONTRACT
     assert [field.name for field in dataclasses.fields(PruneVidConfig)][: len(CONTRACT)] == list(CONTRACT)
     assert json.loads(json.dumps(values)) == values and values["positions"] == "auto"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_images_stay_whole_unless_asked_for(preset: str) -> None:
+    assert get_preset(preset).prune_images is False
+    assert get_preset(preset).replace(prune_images=True).prune_images is True
 
 
 @pytest.mark.parametrize(
@@ -75,6 +82,7 @@ def test_presets(made: PruneVidConfig, expected: dict) -> None:
         ("pruning_layer", -1, "at least 0"),
         ("max_frames", 0, "at least 1"),
         ("enable_stage1", 1, "True or False"),
+        ("prune_images", "yes", "True or False"),
         ("attention_aggregation", "median", "'max', 'mean'"),
         ("video_sampling", "random", "'uniform', 'fps'"),
         ("token_order", "spiral", "'auto', 'merged', 'raster'"),

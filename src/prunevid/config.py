@@ -44,6 +44,8 @@ class PruneVidConfig:
         temporal_segment_ratio: frame clusters for each frame, in (0, 1].
         dpc_knn_k: neighbours of the density estimate, at least 1 (capped at the number of points).
         enable_stage1: merge before the language model.
+        prune_images: treat every image of a prompt as a video of one frame: its tokens are dynamic, merged in stage 1,
+            chosen from in stage 2 and forgotten in stage 3, and the statistics count them. Otherwise images stay whole.
         token_order: order of the merged tokens in the sequence: "merged" (scene by scene, static before dynamic, as
             published), "raster" (by frame and place of the cell that stands for each token) or "auto" (what suits the
             model family).
@@ -101,6 +103,7 @@ class PruneVidConfig:
     score_rope: bool = False
     score_causal: bool = False
     positions: Literal["auto", "renumber", "keep"] = "auto"
+    prune_images: bool = False
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))

@@ -9,7 +9,7 @@ import inspect
 import threading
 import warnings
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,7 +32,7 @@ from prunevid.errors import (
 )
 from prunevid.methods import resolve
 from prunevid.methods.base import Method
-from prunevid.models import Adapter, adapter_for, base_of
+from prunevid.models import Adapter, VideoLayout, adapter_for, base_of
 
 # Weak on both sides, so that a model dropped while attached is freed: its own hooks keep the handle alive.
 _ATTACHED: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Pruning]] = weakref.WeakKeyDictionary()
@@ -56,7 +56,8 @@ def attach(
         config_or_method: a `PruneVidConfig`, a method, or a method's name.
         frames_per_video: for families whose frames come as images: how many images make one video, or a
             list with the number of frames of every video in the order of the prompts (a negative number: that many
-            images that are no frames); 0: images are images. It can be changed later on the handle.
+            images that are no frames); 0: images are images (with `prune_images` each is pruned by itself). It can be
+            changed later on the handle.
         **overrides: settings to change in it, e.g. `keep_ratio=0.2`.
 
     Returns:
@@ -65,7 +66,8 @@ def attach(
     Raises:
         UnsupportedModelError: the family has no adapter, or this model of it can't be pruned.
         AlreadyAttachedError: a pruning is attached to the model already.
-        ConfigError: a setting is out of range, its layer beyond the model's depth, or its positions not to be had.
+        ConfigError: a setting is out of range, its layer beyond the model's depth, its positions not to be had, or
+            images are to be pruned in a family whose adapter does not describe them.
     """
     return Pruning(model, resolve(config_or_method, **overrides), frames_per_video)
 
@@ -87,11 +89,12 @@ class Pruning:
         self.method = method.for_depth(self.language_model.config.num_hidden_layers, first)
         _check_layer(self.method, first, self.language_model.config)
         _check_positions(self.method, self.adapter, self.language_model)
+        _check_images(self.method, self.adapter, model)
         self._local = kept(self.base).local
         self._reports = threading.local()
         self._last: Summary | None = None
-        self._own_features: Any = None
-        self._remembered: list[tuple[Any, Any, Encoded]] | None = None
+        self._own_features: dict[str, Any] = {}
+        self._remembered: list[tuple[Any, str, Any, Encoded]] | None = None
         self._frames_per_video: int | Sequence[int] | None = None
         self.frames_per_video = frames_per_video
         self._handles: list[Any] = []
@@ -118,11 +121,11 @@ class Pruning:
             for handle in self._handles:
                 handle.remove()
             self._handles.clear()
-            name = self.adapter.feature_function
-            if self._own_features is None:
-                self.base.__dict__.pop(name, None)
-            else:
-                self.base.__dict__[name] = self._own_features
+            for name, own in self._own_features.items():
+                if own is None:
+                    self.base.__dict__.pop(name, None)
+                else:
+                    self.base.__dict__[name] = own
             self._remembered = None
             del _ATTACHED[self.base]
 
@@ -157,13 +160,19 @@ class Pruning:
 
     @property
     def maps(self) -> list[list[TokenMap]]:
-        """What became of every cell in the last prefill: per row, a `TokenMap` for each video."""
+        """What became of every cell in the last prefill: per row, a `TokenMap` for each video.
+
+        With `prune_images` for each image too, all in the order in which they stand in the row.
+        """
         last = self._last_prefill()
         return last.maps if last else []
 
     @contextmanager
     def reuse(self) -> Iterator[None]:
-        """In its block, a video whose pixel tensor was seen before (the same object) is not encoded or merged again."""
+        """In its block, a video whose pixel tensor was seen before (the same object) is not encoded or merged again.
+
+        The same is true of images that are pruned.
+        """
         self._remembered = []
         try:
             yield
@@ -176,9 +185,9 @@ class Pruning:
     # ---- hooks ---------------------------------------------------------------------------------------------------
 
     def _attach(self) -> None:
-        name = self.adapter.feature_function
-        self._own_features = self.base.__dict__.get(name)
-        self.base.__dict__[name] = self._recording(getattr(self.base, name))
+        self._record("video", self.adapter.feature_function, self._video_layouts)
+        if self.method.prunes_images and self.adapter.image_function is not None:
+            self._record("image", self.adapter.image_function, self.adapter.image_layouts)
         self._handles = [
             self.base.register_forward_pre_hook(self._before_base, with_kwargs=True),
             self.base.register_forward_hook(self._after_base, always_call=True),
@@ -192,45 +201,63 @@ class Pruning:
             self._handles.append(late.register_forward_pre_hook(self._before_late_layer, with_kwargs=True))
         kept(self.base).renumber(self._handles)
 
-    def _recording(self, encode: Any) -> Any:
-        """The feature function, which besides leaves the videos' layouts on its output.
+    def _video_layouts(self, base: Any, arguments: dict[str, Any], output: Any) -> list[VideoLayout]:
+        """The adapter's layouts; images among them stay whole unless the method prunes images."""
+        if self.adapter.frames_as_images:
+            arguments["frames_per_video"] = self.frames_per_video
+        layouts = self.adapter.layouts(base, arguments, output)
+        keep = not self.method.prunes_images
+        return [layout.whole() if keep and layout.image else layout for layout in layouts]
+
+    def _record(self, kind: str, name: str, layouts: Callable[..., list[VideoLayout]]) -> None:
+        """Wraps a feature function, so that it leaves the layouts of its videos or images on its output.
 
         `generate` encodes before the first forward pass and hands on the output alone, so the output must carry them.
         """
+        self._own_features[name] = self.base.__dict__.get(name)
+        encode = getattr(self.base, name)
         signature = inspect.signature(encode)
 
         @functools.wraps(encode)  # `generate` reads the signature to pick its arguments
         def recorded(*args: Any, **kwargs: Any) -> Any:
+            if getattr(self._local, "encoding", False):  # some families encode videos through their function for images
+                return encode(*args, **kwargs)
             arguments = dict(signature.bind(*args, **kwargs).arguments)
-            if self.adapter.frames_as_images:
-                arguments["frames_per_video"] = self.frames_per_video
             pixels = next((v for k, v in arguments.items() if k.startswith("pixel") and isinstance(v, Tensor)), None)
-            output, encoded = self._recall(pixels)
-            if output is None:
+            output, encoded = self._recall(pixels, kind)
+            if encoded is None:
                 measure, device = self.method.collect_stats, getattr(pixels, "device", None)
                 start = now(device, measure)
-                output = encode(*args, **kwargs)
-                encoded = Encoded(self.adapter.layouts(self.base, arguments, output), now(device, measure) - start)
-                self._remember(pixels, output, encoded)
+                output = self._encode(encode, args, kwargs)
+                encoded = Encoded(layouts(self.base, arguments, output), now(device, measure) - start)
+                self._remember(pixels, kind, output, encoded)
             if not isinstance(output, tuple):
                 object.__setattr__(output, _LAYOUT, encoded)
             if (prefill := self._prefill()) is not None:
-                prefill.encoded = encoded
+                prefill.encoded[kind] = encoded
             return output
 
-        return recorded
+        self.base.__dict__[name] = recorded
 
-    def _recall(self, pixels: Tensor | None) -> tuple[Any, Encoded | None]:
-        for known, output, encoded in self._remembered or []:
-            if pixels is not None and known() is pixels:
+    def _encode(self, encode: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The model's own encoding; a feature function that it calls in turn is not recorded."""
+        self._local.encoding = True
+        try:
+            return encode(*args, **kwargs)
+        finally:
+            self._local.encoding = False
+
+    def _recall(self, pixels: Tensor | None, kind: str) -> tuple[Any, Encoded | None]:
+        for known, name, output, encoded in self._remembered or []:
+            if pixels is not None and known() is pixels and name == kind:
                 return copy.copy(output), encoded  # a copy: `generate` repeats the features in place for beams
         return None, None
 
-    def _remember(self, pixels: Tensor | None, output: Any, encoded: Encoded) -> None:
+    def _remember(self, pixels: Tensor | None, kind: str, output: Any, encoded: Encoded) -> None:
         if self._remembered is not None and pixels is not None:
             later = Encoded(encoded.layouts, 0.0, encoded.merged)
             alive = [entry for entry in self._remembered if entry[0]() is not None]
-            self._remembered = [*alive, (weakref.ref(pixels), copy.copy(output), later)]
+            self._remembered = [*alive, (weakref.ref(pixels), kind, copy.copy(output), later)]
 
     def _prefill(self) -> Prefill | None:
         return getattr(self._local, "prefill", None)
@@ -239,7 +266,8 @@ class Pruning:
         """Refuses training: a loss can't be computed over tokens that are gone. Takes the layouts off the features."""
         arguments = _bind(module, args, kwargs)
         # accelerate rebuilds every output on its way to another device, and what was left on it stays behind.
-        self._local.arrived = getattr(self._encoded(arguments), _LAYOUT, None)
+        arrived = {kind: getattr(output, _LAYOUT, None) for kind, output in self._encoded(arguments).items()}
+        self._local.arrived = {kind: encoded for kind, encoded in arrived.items() if encoded is not None}
         if arguments.get("labels") is not None and self._has_video(arguments) and self._active:
             raise UnsupportedError(
                 "labels were given, but the logits of a pruned prompt are fewer than its labels; detach to train or to "
@@ -256,14 +284,30 @@ class Pruning:
         layer, depth = self.method.selection_layer, len(self.language_model.layers)
         return range(depth if layer is None or self.method.compresses_cache else layer + 1, depth)
 
-    def _encoded(self, arguments: dict[str, Any]) -> Any:
-        """The encoder's output that `generate` made before the forward pass, or None."""
-        return (arguments.get("mm_encoder_outputs") or {}).get(self.adapter.modality)
+    @property
+    def _kinds(self) -> dict[str, tuple[str, tuple[str, ...]]]:
+        """What may be pruned: each kind's name among `mm_encoder_outputs`, and its arguments of the base model."""
+        kinds: dict[str, tuple[str, tuple[str, ...]]] = {"video": (self.adapter.modality, (self.adapter.pixels,))}
+        if self.method.prunes_images and self.adapter.image_function is not None:
+            kinds["image"] = ("image", self.adapter.image_pixels)
+        return kinds
+
+    def _encoded(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """The encoders' outputs that `generate` made before the forward pass, of every kind that may be pruned."""
+        outputs = arguments.get("mm_encoder_outputs") or {}
+        found = {kind: outputs.get(modality) for kind, (modality, _) in self._kinds.items()}
+        return {kind: output for kind, output in found.items() if output is not None}
+
+    def _is_given(self, arguments: dict[str, Any]) -> bool:
+        """Whether the arguments hold anything of a kind that may be pruned."""
+        names = [name for _, pixels in self._kinds.values() for name in pixels]
+        return any(arguments.get(name) is not None for name in names) or bool(self._encoded(arguments))
 
     def _has_video(self, arguments: dict[str, Any]) -> bool:
-        if self.adapter.frames_as_images and not self.frames_per_video:
+        """Whether the arguments hold a video, or an image that is to be pruned."""
+        if self.adapter.frames_as_images and not (self.frames_per_video or self.method.prunes_images):
             return False
-        return arguments.get(self.adapter.pixels) is not None or self._encoded(arguments) is not None
+        return self._is_given(arguments)
 
     def _check_prompt(self, arguments: dict[str, Any]) -> None:
         """Refuses what can't be pruned, and warns where images might be frames."""
@@ -272,8 +316,8 @@ class Pruning:
         if not self._active:
             return
         self.adapter.check(arguments)
-        given = arguments.get(self.adapter.pixels) is not None or self._encoded(arguments) is not None
-        if given and self.adapter.frames_as_images and self.frames_per_video is None:
+        unsaid = self.adapter.frames_as_images and self.frames_per_video is None and not self.method.prunes_images
+        if unsaid and self._is_given(arguments):
             warnings.warn(
                 "This model is given frames as images, so images are not pruned; attach with frames_per_video to say "
                 "which of them are frames (0: none).",
@@ -293,7 +337,7 @@ class Pruning:
 
     def _before_base(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Decides whether this forward pass is a prefill, and opens its state."""
-        arrived = getattr(self._local, "arrived", None)
+        arrived = getattr(self._local, "arrived", None) or {}
         self._local.prefill = self._local.arrived = None
         arguments = _bind(module, args, kwargs)
         ids, past = arguments.get("input_ids"), arguments.get("past_key_values")
@@ -312,7 +356,8 @@ class Pruning:
         if _filled(past):
             if self._has_video(arguments) and self._active:
                 warnings.warn(
-                    "A new video in a later turn of a conversation is not pruned; start a new cache to prune it.",
+                    "A new video (or image) in a later turn of a conversation is not pruned; start a new cache to "
+                    "prune it.",
                     UnprunedWarning,
                     stacklevel=2,
                 )
@@ -320,16 +365,16 @@ class Pruning:
         self._open(module.config, arguments, arrived)
 
     @eagerly
-    def _open(self, config: Any, arguments: dict[str, Any], arrived: Encoded | None) -> None:
+    def _open(self, config: Any, arguments: dict[str, Any], arrived: dict[str, Encoded]) -> None:
         """Opens the state of a prefill; `arrived`: the layouts of features that were encoded before this pass."""
         prefill = Prefill(self.method, self.adapter, self.language_model, arguments["input_ids"], config)
-        output = self._encoded(arguments)
-        if output is not None:
-            prefill.encoded = getattr(output, _LAYOUT, arrived)
-            if prefill.encoded is None and self._active:
+        for kind, output in self._encoded(arguments).items():
+            if (encoded := getattr(output, _LAYOUT, arrived.get(kind))) is not None:
+                prefill.encoded[kind] = encoded
+            elif self._active:
                 raise UnsupportedError(
-                    "The video features of this prompt were not encoded by the attached model, or cut in chunks, so "
-                    "their frames are not known; leave prefill_chunk_size unset and pass pixel_values_videos."
+                    f"The {kind} features of this prompt were not encoded by the attached model, or cut in chunks, so "
+                    f"their layout is not known; leave prefill_chunk_size unset and pass {self._kinds[kind][1][0]}."
                 )
         self._check_prompt(arguments)
         self._check_repeats(prefill, arguments)
@@ -350,13 +395,15 @@ class Pruning:
     @eagerly
     def _start(self, prefill: Prefill, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Stage 1 on the language model's arguments, and stage 2 armed."""
-        if prefill.encoded is None and bool(prefill.video_mask.any()) and self._active:
-            raise UnsupportedError(
-                "The prompt has video tokens but no video was encoded with it; leave prefill_chunk_size unset and "
-                "pass what the model's processor returned."
-            )
-        if prefill.encoded is not None:
-            prefill.times["vision"] = prefill.encoded.milliseconds
+        masks = {"video": prefill.video_mask, "image": prefill.image_mask}
+        for kind in self._kinds if self._active else ():
+            if kind not in prefill.encoded and bool(masks[kind].any()):
+                raise UnsupportedError(
+                    f"The prompt has {kind} tokens but no {kind} was encoded with it; leave prefill_chunk_size unset "
+                    "and pass what the model's processor returned."
+                )
+        if prefill.encoded:
+            prefill.times["vision"] = sum(encoded.milliseconds for encoded in prefill.encoded.values())
         device = kwargs["inputs_embeds"].device
         prefill.started = now(device, self.method.collect_stats)
         return prefill.start(kwargs)
@@ -423,6 +470,14 @@ def _check_positions(method: Method, adapter: Adapter, language_model: Any) -> N
         raise ConfigError(
             "positions is 'keep', but this model's decoder has no rotary_emb that could be given them; choose "
             "'renumber' or 'auto'."
+        )
+
+
+def _check_images(method: Method, adapter: Adapter, model: nn.Module) -> None:
+    """Refuses to prune the images of a family whose adapter does not describe them."""
+    if method.prunes_images and adapter.image_function is None and not adapter.frames_as_images:
+        raise ConfigError(
+            f"prune_images is True, but the adapter of {type(model).__name__} describes no images; leave it out."
         )
 
 

@@ -24,7 +24,7 @@ from prunevid.engine.rows import Row, RowVideo, merge_row, plan_rows
 from prunevid.engine.timing import stopwatch
 from prunevid.errors import UnsupportedError
 from prunevid.methods.base import Attention, Method
-from prunevid.models.base import Adapter, Shortening
+from prunevid.models.base import Adapter, Shortening, VideoLayout
 
 logger = logging.getLogger("prunevid")
 
@@ -37,7 +37,7 @@ class Prefill:
         self.video_mask = input_ids == adapter.video_token_id(config)
         image = adapter.image_token_id(config)
         self.image_mask = input_ids == image if image is not None else torch.zeros_like(self.video_mask)
-        self.encoded: Encoded | None = None
+        self.encoded: dict[str, Encoded] = {}  # of videos, and of images where the method prunes them
         self.thread = threading.get_ident()
         self.handles: list[Any] = []
         self.times: dict[str, float] = {}
@@ -72,7 +72,7 @@ class Prefill:
         with stopwatch(self.times, "merge", embeds.device, self.method.collect_stats):
             valid = padding_mask(kwargs.get("attention_mask"), embeds.shape[0], embeds.shape[1], embeds.device)
             on_host = torch.stack([self.video_mask, self.image_mask, valid.to(self.video_mask.device)]).cpu()
-            if not self._plan(on_host, embeds):
+            if not self._plan({"video": on_host[0], "image": on_host[1]}, on_host[2], embeds):
                 return kwargs
             ragged = self.acts and not _left_padded(on_host[2])
             if ragged or any(row.embeds is not None for row in self.rows):
@@ -85,37 +85,44 @@ class Prefill:
 
     @property
     def acts(self) -> bool:
-        """Whether this prefill holds a video and the method does something to it."""
-        videos = self.encoded is not None and any(layout.cells for layout in self.encoded.layouts)
+        """Whether this prefill holds a video (or an image to prune) and the method does something to it."""
+        videos = any(layout.cells for encoded in self.encoded.values() for layout in encoded.layouts)
         return videos and (self.method.merges or self.method.selection_layer is not None)
 
-    def _plan(self, on_host: Tensor, embeds: Tensor) -> bool:
+    def _plan(self, masks: dict[str, Tensor], valid: Tensor, embeds: Tensor) -> bool:
         """Finds the videos of every row and merges them; False where they can't be found and needn't be."""
-        order = self.method.token_order
-        raster = (self.adapter.token_order if order == "auto" else order) == "raster"
+        layouts = {kind: encoded.layouts for kind, encoded in self.encoded.items()}
+        if self.method.prunes_images:
+            layouts.setdefault("image", [])
         try:
-            video, image, valid = on_host
-            plans = plan_rows(video, image, valid, self.encoded.layouts if self.encoded else [])
+            plans = plan_rows(masks, valid, {"video": [], **layouts})
         except UnsupportedError:
             if self.acts:
                 raise
             return False
         for index, plan in enumerate(plans):
-            row, maps = merge_row(plan, embeds[index], self._merge, raster or not self.adapter.contiguous)
+            row, maps = merge_row(plan, embeds[index], self._merge, self._raster)
             self.rows.append(row)
             self.records.append(RowRecord(plan, [TokenMap(v.layout, m) for v, m in zip(plan.videos, maps)]))
         return True
 
+    def _raster(self, layout: VideoLayout) -> bool:
+        """Whether a video's merged tokens stand by place: they must where its cells are no unbroken run."""
+        order, adapter = self.method.token_order, self.adapter
+        if order == "auto":
+            order = adapter.token_order if adapter.contiguous else "raster"
+        return order == "raster" or layout.newlines > 0 or not (layout.image or adapter.contiguous)
+
     def _merge(self, video: RowVideo, features: Tensor) -> MergedVideo | None:
         """Stage 1 of one video, once for all rows that show it; None where it would change nothing."""
-        if not self.method.merges or self.encoded is None:
+        if not self.method.merges:
             return None
-        key = (self.method, video.index)
-        if key not in self.encoded.merged:
+        known, key = self.encoded[video.kind].merged, (self.method, video.index)
+        if key not in known:
             merged = self.method.merge(features)
             whole = merged is None or merged.features.shape[0] == video.layout.cells
-            self.encoded.merged[key] = None if whole else merged
-        return self.encoded.merged[key]
+            known[key] = None if whole else merged
+        return known[key]
 
     def _shorten(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The language model's arguments for the merged rows, left-padded to the longest."""

@@ -16,7 +16,7 @@ from prunevid.stats import flops_ratio, row_stats
 
 @dataclass
 class Encoded:
-    """Travels on the encoder's output: the layouts of its videos, and what stage 1 made of them."""
+    """Travels on the encoder's output: the layouts of its videos or images, and what stage 1 made of them."""
 
     layouts: list[VideoLayout]  # in the order of the placeholders
     milliseconds: float
@@ -27,7 +27,7 @@ class Encoded:
 class TokenMap:
     """What became of every cell of one video's grid in one prompt (enough to draw it; `docs/architecture.md`).
 
-    layout: the grid.
+    layout: the grid; `layout.image` tells an image from a video.
     merged: stage 1's result, or None where the video passed whole (every cell its own token).
     kept: (k,) int64, merged tokens that stage 2 kept, ascending; None where it did not act.
     scores: (n,) float32, stage 2's scores in the numbering of the merged tokens; None where it did not act.
@@ -40,7 +40,7 @@ class TokenMap:
 
     @property
     def tokens(self) -> int:
-        """Tokens after stage 1, the protected tail left out."""
+        """Tokens after stage 1, the protected ones left out."""
         return self.layout.cells if self.merged is None else int(self.merged.features.shape[0])
 
 

@@ -69,6 +69,11 @@ class Method:
         return self.selection_layer is not None
 
     @property
+    def prunes_images(self) -> bool:
+        """Whether the images of a prompt are treated as videos of one frame; otherwise they stay whole."""
+        return False
+
+    @property
     def token_order(self) -> Literal["auto", "merged", "raster"]:
         """Order of the merged tokens in the sequence."""
         return "auto"
@@ -89,7 +94,7 @@ class Method:
         return False
 
     def merge(self, features: Tensor) -> MergedVideo | None:
-        """Slot 1: (T, N, C) features of one video to fewer tokens; None leaves them as they are."""
+        """Slot 1: (T, N, C) features of one video (an image: T = 1) to fewer tokens; None leaves them as they are."""
         return None
 
     def score(self, attention: Attention) -> Tensor:

@@ -44,6 +44,11 @@ class PruneVid(Method):
         return self.config.enable_stage2 and self.config.enable_cache_compression
 
     @property
+    def prunes_images(self) -> bool:
+        """See `Method.prunes_images`."""
+        return self.config.prune_images
+
+    @property
     def token_order(self) -> Literal["auto", "merged", "raster"]:
         """See `Method.token_order`."""
         return self.config.token_order

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from prunevid.models.base import Adapter, VideoLayout, stacked_frames
+from prunevid.models.tiles import image_sizes, tiled_layouts
 
 
 class LlavaNextVideo(Adapter):
@@ -19,6 +20,7 @@ class LlavaNextVideo(Adapter):
     )
     arrangement: ClassVar[str] = "one run of T * (g // stride)^2 tokens"
     equal_frames: ClassVar[bool] = True
+    image_function: ClassVar[str | None] = "get_image_features"
 
     def layouts(self, base: Any, arguments: dict[str, Any], output: Any) -> list[VideoLayout]:
         """See `Adapter.layouts`."""
@@ -26,3 +28,7 @@ class LlavaNextVideo(Adapter):
         side = vision.image_size // vision.patch_size // base.config.spatial_pool_stride
         videos, frames = stacked_frames(arguments)
         return [VideoLayout(frames, side, side)] * videos
+
+    def image_layouts(self, base: Any, arguments: dict[str, Any], output: Any) -> list[VideoLayout]:
+        """See `Adapter.image_layouts`: two views an image."""
+        return [view for size in image_sizes(arguments) for view in tiled_layouts(base.config, size)]

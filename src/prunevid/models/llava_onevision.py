@@ -7,6 +7,7 @@ import math
 from typing import Any, ClassVar
 
 from prunevid.models.base import Adapter, VideoLayout, stacked_frames
+from prunevid.models.tiles import image_sizes, tiled_layouts
 
 
 class LlavaOnevision(Adapter):
@@ -24,6 +25,7 @@ class LlavaOnevision(Adapter):
     )
     arrangement: ClassVar[str] = "one run of T * ceil(g / 2)^2 tokens, then one newline, which is never pruned"
     equal_frames: ClassVar[bool] = True
+    image_function: ClassVar[str | None] = "get_image_features"
 
     def layouts(self, base: Any, arguments: dict[str, Any], output: Any) -> list[VideoLayout]:
         """See `Adapter.layouts`."""
@@ -31,3 +33,16 @@ class LlavaOnevision(Adapter):
         side = math.ceil(vision.image_size // vision.patch_size / 2)
         videos, frames = stacked_frames(arguments)
         return [VideoLayout(frames, side, side, tail=1)] * videos
+
+    def image_layouts(self, base: Any, arguments: dict[str, Any], output: Any) -> list[VideoLayout]:
+        """See `Adapter.image_layouts`: two views of a row's only image; one and a newline of each of several."""
+        vision, sizes = base.config.vision_config, image_sizes(arguments)
+        side = vision.image_size // vision.patch_size
+        whole = [VideoLayout(1, side, side, tail=1, image=True)]
+        counts = arguments.get("batch_num_images")
+        tiled = [True] * len(sizes) if counts is None else [int(n) == 1 for n in counts for _ in range(int(n))]
+        most = int(
+            (arguments.get("vision_aspect_ratio") or base.config.vision_aspect_ratio).removeprefix("anyres_max_")
+        )
+        views = [tiled_layouts(base.config, size, most) if cut else whole for size, cut in zip(sizes, tiled)]
+        return [view for image in views for view in image]
