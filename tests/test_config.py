@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 
@@ -16,6 +17,7 @@ from prunevid import (
     get_preset,
     get_stage1_only_config,
 )
+from prunevid.config import PRESETS
 from prunevid.errors import ConfigError, PruneVidError
 
 CONTRACT = {
@@ -39,6 +41,14 @@ CONTRACT = {
 def test_the_contract_s_fields_and_defaults() -> None:
     values = dataclasses.asdict(PruneVidConfig())
     assert {name: values[name] for name in CONTRACT} == CONTRACT
+    assert [field.name for field in dataclasses.fields(PruneVidConfig)][: len(CONTRACT)] == list(CONTRACT)
+    assert json.loads(json.dumps(values)) == values and values["positions"] == "auto"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_images_stay_whole_unless_asked_for(preset: str) -> None:
+    assert get_preset(preset).prune_images is False
+    assert get_preset(preset).replace(prune_images=True).prune_images is True
 
 
 @pytest.mark.parametrize(
@@ -72,11 +82,13 @@ def test_presets(made: PruneVidConfig, expected: dict) -> None:
         ("pruning_layer", -1, "at least 0"),
         ("max_frames", 0, "at least 1"),
         ("enable_stage1", 1, "True or False"),
+        ("prune_images", "yes", "True or False"),
         ("attention_aggregation", "median", "'max', 'mean'"),
         ("video_sampling", "random", "'uniform', 'fps'"),
         ("token_order", "spiral", "'auto', 'merged', 'raster'"),
         ("keep_scope", "frame", "'group', 'global'"),
         ("static_position", "last", "'first', 'middle'"),
+        ("positions", "shift", "'auto', 'renumber', 'keep'"),
     ],
 )
 def test_a_value_out_of_range_is_named_with_the_range(setting: str, value: object, says: str) -> None:

@@ -14,6 +14,23 @@ from prunevid.errors import ConfigError
 
 _RATIOS = ("cluster_ratio", "temporal_segment_ratio", "keep_ratio")
 _COUNTS = {"dpc_knn_k": 1, "pruning_layer": 0, "max_frames": 1}
+_PUBLISHED_LAYER, _PUBLISHED_DEPTH = 10, 32
+
+
+class DefaultLayer(int):
+    """A layer that nobody chose: the published one for the published depth, to be scaled to a model's own.
+
+    It is the number in every other respect. A copy of a config keeps it, and an explicit equal number replaces it.
+    """
+
+    def for_depth(self, depth: int, first: int = 0) -> DefaultLayer:
+        """The layer for a model: round(10/32 * depth), halves to the even number, within `first` ... depth - 1.
+
+        Args:
+            depth: decoder layers of the model.
+            first: the lowest layer that its family allows.
+        """
+        return DefaultLayer(min(max(round(_PUBLISHED_LAYER * depth / _PUBLISHED_DEPTH), first), depth - 1))
 
 
 @dataclass(frozen=True)
@@ -27,16 +44,24 @@ class PruneVidConfig:
         temporal_segment_ratio: frame clusters for each frame, in (0, 1].
         dpc_knn_k: neighbours of the density estimate, at least 1 (capped at the number of points).
         enable_stage1: merge before the language model.
+        prune_images: treat every image of a prompt as a video of one frame: its tokens are dynamic, merged in stage 1,
+            chosen from in stage 2 and forgotten in stage 3, and the statistics count them. Otherwise images stay whole.
         token_order: order of the merged tokens in the sequence: "merged" (scene by scene, static before dynamic, as
             published), "raster" (by frame and place of the cell that stands for each token) or "auto" (what suits the
             model family).
         static_position: which frame's position stands for a static token, "first" or "middle" of its scene
-            (only models with (t, h, w) rotary positions or raster order care).
+            (only models with (t, h, w) rotary positions, raster order or kept positions care).
+        positions: rotary positions after the merge: "keep" (each token has the position that its representative had,
+            text its own, and decoding goes on from the unpruned prompt's end), "renumber" (0, 1, 2, ... over what is
+            left, as published; only models with positions on one axis can) or "auto" (what suits the model family:
+            keep (t, h, w), renumber one axis).
 
     Stage 2, inside it:
         enable_stage2: choose by the question.
         keep_ratio: share kept, in [0, 1].
-        pruning_layer: 0-based decoder layer after which tokens go.
+        pruning_layer: 0-based decoder layer after which tokens go. Left out (or copied from a config that left it
+            out), it is scaled to the model when attached: round(10/32 * depth), at least the lowest layer that the
+            family allows; the statistics state it. A number that was given is used as it is.
         attention_aggregation: over heads and question rows: "max" or "mean".
         keep_scope: `keep_ratio` of each "group" (a scene's static tokens; a frame's dynamic tokens) as published, or
             "global".
@@ -64,7 +89,7 @@ class PruneVidConfig:
     dpc_knn_k: int = 5
     enable_stage1: bool = True
     keep_ratio: float = 0.4
-    pruning_layer: int = 10
+    pruning_layer: int = DefaultLayer(_PUBLISHED_LAYER)
     attention_aggregation: Literal["max", "mean"] = "max"
     enable_stage2: bool = True
     enable_cache_compression: bool = True
@@ -77,6 +102,8 @@ class PruneVidConfig:
     keep_scope: Literal["group", "global"] = "group"
     score_rope: bool = False
     score_causal: bool = False
+    positions: Literal["auto", "renumber", "keep"] = "auto"
+    prune_images: bool = False
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
@@ -127,8 +154,9 @@ def get_baseline_config() -> PruneVidConfig:
 
 
 def get_paper_config() -> PruneVidConfig:
-    """The published setting: tau 0.8, cluster ratio 0.5, segment ratio 0.25, k = 7, keep 0.4 after layer 10, scores
-    before rotary embedding and without the causal mask, kept share per group (paper section 4.1; docs/algorithm.md)."""
+    """The published setting: tau 0.8, cluster ratio 0.5, segment ratio 0.25, k = 7, keep 0.4 after layer 10 of 32 (the
+    same share of other depths), scores before rotary embedding and without the causal mask, kept share per group
+    (paper section 4.1; docs/algorithm.md)."""
     return PruneVidConfig(dpc_knn_k=7)
 
 

@@ -7,6 +7,8 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from prunevid.engine.timing import now
 from prunevid.models import adapter_for, base_of
 from prunevid.stats import measure_flops
@@ -30,6 +32,17 @@ class Run:
     texts: list[list[str]]
     stats: list[dict[str, Any]]
     maps: list[list[Any]]
+
+
+def input_device(model: Any) -> torch.device:
+    """Where a model's inputs go: its device, or, where its weights are offloaded, the one that it computes on."""
+    device = torch.device(model.device)
+    if device.type != "meta":
+        return device
+    place = getattr(getattr(model, "_hf_hook", None), "execution_device", None)
+    if place is None:
+        place = next((weight.device for weight in model.parameters() if weight.device.type != "meta"), "cpu")
+    return torch.device(place)
 
 
 def greedy_by_default(model: Any, processor: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -59,9 +72,10 @@ def generate(model: Any, processor: Any, inputs: dict[str, Any], options: dict[s
         B rows; several texts a row where several sequences were asked for. `decode` in the milliseconds is
         what is left of the call when vision, merge and prefill are taken off.
     """
-    started = now(model.device)
+    device = input_device(model)
+    started = now(device)
     out = model.generate(**inputs, **options)
-    spent = now(model.device) - started
+    spent = now(device) - started
     sequences = getattr(out, "sequences", out)
     rows, prompt = inputs["input_ids"].shape
     texts = processor.tokenizer.batch_decode(sequences[:, prompt:], skip_special_tokens=True)

@@ -156,10 +156,7 @@ def _check_family(name: str, local: bool, fetching: dict[str, Any]) -> None:
         message = f"The configuration of the model {name!r} can't be read: {_line(error)}"
         raise (UnsupportedModelError if local else InputError)(message) from error
     if family not in models.supported():
-        raise UnsupportedModelError(
-            f"{name!r} is a model of type {family!r}, which is not supported; the supported types are "
-            f"{', '.join(models.supported())}."
-        )
+        raise models.unknown(family, repr(name))
 
 
 def _line(error: BaseException) -> str:

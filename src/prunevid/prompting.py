@@ -155,7 +155,7 @@ class Prompter:
             options["cap_pixels_per_frame"] = True if configured is None else configured
         inputs = self.processor(
             text=[self.text(question) for question in questions],
-            videos=[clip.frames for clip in clips],
+            videos=self._videos(clips),
             video_metadata=[true_metadata(clip) for clip in clips],
             do_sample_frames=False,
             input_data_format="channels_last",
@@ -165,6 +165,11 @@ class Prompter:
             **options,
         )
         return {name: self._place(name, value) for name, value in inputs.items()}
+
+    def _videos(self, clips: Sequence[Clip]) -> list[Any]:
+        """The frames as the processor wants them: SmolVLM2's takes a list a row (transformers 5.17 only so)."""
+        by_row = hasattr(self.processor, "global_image_token")
+        return [[clip.frames] if by_row else clip.frames for clip in clips]
 
     def _place(self, name: str, value: Any) -> Any:
         if not isinstance(value, Tensor):

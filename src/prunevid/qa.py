@@ -18,9 +18,10 @@ from prunevid.choice import choose_method
 from prunevid.config import PruneVidConfig
 from prunevid.engine import Pruning, attach
 from prunevid.errors import InputError, UnsupportedError
-from prunevid.generation import Run, count_prefill, generate, greedy_by_default
+from prunevid.generation import Run, count_prefill, generate, greedy_by_default, input_device
 from prunevid.loading import load as load_model
 from prunevid.methods import Method
+from prunevid.pairing import check_pair
 from prunevid.prompting import Prompter, VideoPrompt, truncates_seconds
 from prunevid.video import Clip, load_clip
 
@@ -43,6 +44,7 @@ class VideoQA:
 
     Raises:
         UnsupportedModelError: the model's family has no adapter, or its processor takes no videos.
+        InputError: the processor is another model's (see `prunevid.pairing`).
         ConfigError: the method's settings don't fit the model, or contradict each other.
     """
 
@@ -56,12 +58,13 @@ class VideoQA:
         preset: str | None = None,
         retention_ratio: float | None = None,
     ) -> None:
-        models.adapter_for(model)
+        check_pair(model, processor)
         self.model = model
         self.processor = processor
-        self.method = choose_method(method, config, preset, retention_ratio)
+        with attach(model, choose_method(method, config, preset, retention_ratio)) as pruning:
+            self.method = pruning.method  # refuses settings that don't fit the model now, not at a question
         dtype = model.dtype if getattr(model.dtype, "is_floating_point", False) else None
-        self._prompter = Prompter(processor, model.device, dtype, truncates_seconds(models.base_of(model)))
+        self._prompter = Prompter(processor, input_device(model), dtype, truncates_seconds(models.base_of(model)))
         self._lock = threading.RLock()
         self.max_new_tokens = 128
         self._pruning: Pruning | None = None
@@ -69,7 +72,6 @@ class VideoQA:
         self._open = 0
         self._reuse = ExitStack()
         self._warm = False
-        attach(model, self.method).detach()  # refuses settings that don't fit the model now, not at a question
 
     @classmethod
     def from_pretrained(
@@ -122,7 +124,7 @@ class VideoQA:
 
     @property
     def config(self) -> PruneVidConfig | None:
-        """The settings of "prunevid"; None for another method."""
+        """The settings of "prunevid" with the layer that is used on this model; None for another method."""
         config = getattr(self.method, "config", None)
         return config if isinstance(config, PruneVidConfig) else None
 
@@ -221,6 +223,8 @@ class VideoQA:
         """Answers many questions in one batch, each about a clip of its own.
 
         Times in the stats are those of the whole batch, but for decode_video. A clip that occurs often is read once.
+        Some families take all clips of a batch in one tensor (`Adapter.equal_frames`): clips with different numbers of
+        frames are then answered in a batch for each number, which gives the same answers, in the order of the pairs.
 
         Args:
             pairs: (clip, question).
@@ -243,10 +247,26 @@ class VideoQA:
         clips = [loaded[_key(clip)][0] for clip, _ in pairs]
         spent = [loaded[_key(clip)][1] for clip, _ in pairs]
         questions = [question for _, question in pairs]
-        inputs = self._prompter.encode(clips, questions)
-        with self._lock, self._attached(clips) as pruning:
-            run = generate(self.model, self.processor, inputs, chosen, pruning)
-            return self._answers(run, clips, questions, spent)
+        passes = []
+        for rows in self._passes(clips):
+            seen, asked = [clips[row] for row in rows], [questions[row] for row in rows]
+            passes.append((rows, seen, asked, self._prompter.encode(seen, asked)))
+        answers: dict[int, Answer] = {}
+        with self._lock:
+            for rows, seen, asked, inputs in passes:
+                with self._attached(seen) as pruning:
+                    run = generate(self.model, self.processor, inputs, chosen, pruning)
+                answers |= zip(rows, self._answers(run, seen, asked, [spent[row] for row in rows]))
+        return [answers[row] for row in range(len(pairs))]
+
+    def _passes(self, clips: Sequence[Clip]) -> list[list[int]]:
+        """The rows of a batch that the model takes together: all, or those with the same number of frames."""
+        if not models.adapter_for(self.model).equal_frames:
+            return [list(range(len(clips)))]
+        groups: dict[int, list[int]] = {}
+        for row, clip in enumerate(clips):
+            groups.setdefault(len(clip), []).append(row)
+        return list(groups.values())
 
     @contextmanager
     def open(self, clip: Any = None, **options: Any) -> Iterator[OpenVideo]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,12 @@ def settings() -> PruneVidConfig:
 def qa(settings: PruneVidConfig) -> VideoQA:
     """A pruned tiny model."""
     return VideoQA(tiny_qwen.model(), tiny_qwen.processor(), config=settings)
+
+
+@pytest.fixture(autouse=True)
+def _numbers_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SmolVLM2's processor writes the number of frames in words, by an optional package."""
+    module = importlib.import_module("transformers.models.smolvlm.processing_smolvlm")
+    if module.num2words is None:
+        words = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
+        monkeypatch.setattr(module, "num2words", words.__getitem__)

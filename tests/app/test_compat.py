@@ -46,4 +46,4 @@ def test_wrong_use(wrapped: PruneVidQwen25VL, folder: Path, clip_file: Path) -> 
     with pytest.raises(InputError, match="question is empty"):
         wrapped.generate(video_path=clip_file)
     with pytest.raises(ConfigError, match="pruning_layer is 10"):
-        PruneVidQwen25VL(folder, device="cpu")
+        PruneVidQwen25VL(folder, PruneVidConfig(pruning_layer=10), device="cpu")

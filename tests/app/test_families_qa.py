@@ -62,8 +62,22 @@ def _internvl() -> Any:
     return _pair("InternVL", {"size": _SQUARE}, video, **options)
 
 
+def _smolvlm() -> Any:
+    tokenizer = tiny_qwen.tokenizer()
+    names = {"fake_image": "<|vision_start|>", "global_image": "<|vision_end|>", "image": IMAGE}
+    for name, token in names.items():  # a video's own token stands in its built-in template
+        setattr(tokenizer, f"{name}_token", token)
+    edge = {"longest_edge": 40}
+    image = {"size": edge, "max_image_size": edge}
+    video = image | {"video_sampling": {"max_frames": 64, "fps": 1, "video_size": edge}}
+    return _pair("SmolVLM", image, video, tokenizer=tokenizer, image_seq_len=25)
+
+
 # How each family's processor is made, and the visual tokens of FRAMES frames of 48 x 64 pixels.
 PROCESSORS: dict[str, tuple[Callable[[], Any], int]] = {
+    "qwen2_vl": (lambda: tiny_qwen.processor("qwen2_vl"), FRAMES // 2 * 20),
+    "qwen2_5_vl": (lambda: tiny_qwen.processor("qwen2_5_vl"), FRAMES // 2 * 20),
+    "smolvlm": (_smolvlm, FRAMES * 25),
     "llava_onevision": (
         lambda: _llava("LlavaOnevision", "full", {"size": _SQUARE}, {"size": _SQUARE}, num_image_tokens=100),
         FRAMES * 25 + 1,
@@ -81,10 +95,12 @@ PROCESSORS: dict[str, tuple[Callable[[], Any], int]] = {
     ),
 }
 PROCESSORS["qwen3_vl_moe"] = PROCESSORS["qwen3_vl"]
+MODELS = {family: tiny_qwen.model for family in ("qwen2_vl", "qwen2_5_vl")}  # pictures in the published patches
 
 
 def _qa(family: str) -> VideoQA:
-    processor, model = PROCESSORS[family][0](), build(family)
+    """The family's tiny model, whose token ids become those of its processor."""
+    processor, model = PROCESSORS[family][0](), MODELS.get(family, build)(family)
     ids = dict(zip(("image", "video"), processor.tokenizer.convert_tokens_to_ids([IMAGE, VIDEO])))
     for name, token in ids.items():
         for attribute in (f"{name}_token_index", f"{name}_token_id"):
@@ -111,3 +127,16 @@ def test_from_a_file_to_an_answer(family: str, tmp_path: Path) -> None:
     assert pruned.text == answer.text == held[0].text
     assert held[1].stats["stage2"]["compressed_tokens"] == batch[1].stats["stage2"]["compressed_tokens"]
     assert [one.text for one in batch] == [one.text for one in held]
+
+
+@pytest.mark.parametrize("family", PROCESSORS)
+def test_clips_of_different_length_in_one_batch(family: str, tmp_path: Path) -> None:
+    qa, path = _qa(family), tiny_qwen.write_clip(tmp_path / "clip.mp4")
+    clips = [qa.load_clip(path, max_frames=frames) for frames in (FRAMES, 4, FRAMES)]
+    alone = [qa.ask(clip, question, max_new_tokens=3) for clip, question in zip(clips, (QUESTION, OTHER, OTHER))]
+    batch = qa.ask_batch(list(zip(clips, (QUESTION, OTHER, OTHER))), max_new_tokens=3)
+    assert [one.text for one in batch] == [one.text for one in alone]
+    assert [one.question for one in batch] == [QUESTION, OTHER, OTHER]
+    for one, other in zip(batch, alone):
+        assert one.clip.times == other.clip.times
+        assert one.stats["stage2"] == other.stats["stage2"] and one.stats["stage1"] == other.stats["stage1"]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from accelerate import cpu_offload
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from app import tiny_qwen
@@ -18,6 +19,7 @@ from prunevid.choice import choose_method
 from prunevid.errors import ConfigError, InputError, UnsupportedError, UnsupportedModelError
 from prunevid.loading import check_dtype, load, locate, pick_device
 from prunevid.methods import Method
+from prunevid.qa import VideoQA
 
 
 def test_a_folder_is_local_and_a_hub_id_is_not(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,6 +132,17 @@ def test_device_map_places_the_model_itself(folder: Path) -> None:
     assert model.device.type == "cpu"
     with pytest.raises(ConfigError, match="device_map"):
         load(folder, device="cpu", device_map="cpu")
+
+
+def test_a_model_whose_weights_are_offloaded_answers_as_any(folder: Path, clip_file: Path) -> None:
+    """Its first weights are on no device at all; the frames go where it computes."""
+    config = PruneVidConfig(pruning_layer=1)
+    expected = VideoQA.from_pretrained(folder, config=config, device="cpu").ask(clip_file, "what moves ?")
+    qa = VideoQA.from_pretrained(folder, config=config, device="cpu")
+    cpu_offload(qa.model, execution_device=torch.device("cpu"))
+    assert qa.model.device.type == "meta"
+    qa = VideoQA(qa.model, qa.processor, config=config)
+    assert qa.ask(clip_file, "what moves ?").texts == expected.texts
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:one", "toaster"])

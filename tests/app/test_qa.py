@@ -283,7 +283,7 @@ def test_bad_questions_and_clips(qa: VideoQA, clip_file: Path, tmp_path: Path) -
 
 def test_settings_that_do_not_fit_the_model_are_refused_at_once() -> None:
     with pytest.raises(ConfigError, match="pruning_layer is 10"):
-        VideoQA(tiny_qwen.model(), tiny_qwen.processor(), preset="paper")
+        VideoQA(tiny_qwen.model(), tiny_qwen.processor(), config=PruneVidConfig(pruning_layer=10))
     with pytest.raises(UnsupportedModelError, match="qwen2_5_vl"):
         VideoQA(torch.nn.Linear(2, 2), tiny_qwen.processor())
     with pytest.raises(UnsupportedError, match="keep_ratio"):

@@ -56,18 +56,42 @@ _TOWER = dict(
     hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=40, patch_size=PATCH
 )
 _IDS = dict(image_token_id=IMAGE, video_token_id=VIDEO)
+_PINPOINTS = [[40, 80], [80, 40], [80, 80]]
 _INDEXES = dict(image_token_index=IMAGE, video_token_index=VIDEO)
 
 
 @dataclass(frozen=True)
 class Video:
-    """One clip for one family; cells: tokens a frame; tail: placeholders after the last frame."""
+    """One clip for one family; cells: tokens a frame; tail: placeholders after the last frame.
+
+    An image that the model shows in several views has them in `views`, in place of frames and cells: (rows, columns,
+    placeholders after every row that are no cells); size: its (height, width) in pixels.
+    """
 
     pixels: Tensor
     frames: int
     cells: int
     tail: int = 0
     grid: Tensor | None = None
+    views: tuple[tuple[int, int, int], ...] = ()
+    size: tuple[int, int] = (0, 0)
+
+    def grids(self) -> list[tuple[list[int], int]]:
+        """(the cells' places among the placeholders, frames) of the clip, or of each view."""
+        if not self.views:
+            return [(list(range(self.frames * self.cells)), self.frames)]
+        found, start = [], 0
+        for rows, columns, extra in self.views:
+            step = columns + extra
+            found.append(([start + row * step + column for row in range(rows) for column in range(columns)], 1))
+            start += rows * step
+        return found
+
+    @property
+    def tokens(self) -> int:
+        """Placeholders."""
+        views = sum(rows * (columns + extra) for rows, columns, extra in self.views)
+        return (views or self.frames * self.cells) + self.tail
 
 
 @dataclass(frozen=True)
@@ -93,7 +117,8 @@ class Family:
     inputs: the model's arguments for the videos of every row, besides ids and mask; tau: between the still and the
     changing cells of a clip; between: text tokens before every frame (no separate runs where 0); kinds: whether the
     model wants mm_token_type_ids; by_row: whether old versions of transformers repeat the pixels row by row for beams;
-    attach: options of `attach`; images: the model's arguments for images apart from videos.
+    attach: options of `attach`; images: the model's arguments for images apart from videos; image: renders the image
+    of that number from frames as `video` takes them, where it is no clip of one frame.
     """
 
     make: Callable[[str], Any]
@@ -106,6 +131,7 @@ class Family:
     by_row: bool = False
     attach: dict[str, Any] = field(default_factory=dict)
     images: Callable[[list[Video]], dict[str, Any]] | None = None
+    image: Callable[[Tensor, int], Video] | None = None
 
 
 def _config(kind: str, text: str, vision: Any, **more: Any) -> Any:
@@ -115,12 +141,13 @@ def _config(kind: str, text: str, vision: Any, **more: Any) -> Any:
 
 def _llava_onevision() -> Any:
     vision = transformers.SiglipVisionConfig(**_TOWER)
-    return _config("LlavaOnevisionConfig", "Qwen2Config", vision, **_INDEXES)
+    tiles = {"image_grid_pinpoints": _PINPOINTS, "vision_aspect_ratio": "anyres_max_1"}
+    return _config("LlavaOnevisionConfig", "Qwen2Config", vision, **_INDEXES, **tiles)
 
 
 def _llava_next_video() -> Any:
     vision = transformers.CLIPVisionConfig(**_TOWER)
-    return _config("LlavaNextVideoConfig", "LlamaConfig", vision, **_INDEXES)
+    return _config("LlavaNextVideoConfig", "LlamaConfig", vision, **_INDEXES, image_grid_pinpoints=_PINPOINTS)
 
 
 def _video_llava() -> Any:
@@ -195,6 +222,34 @@ def _patches(values: int) -> Callable[[Tensor], Video]:
     return video
 
 
+# Sizes of images that take two tiles, beside or above each other, and the grid of them that the model leaves: some of
+# their rows or columns are padding, and LLaVA-OneVision is set to shrink more than a tile's 100 tokens.
+_TILED = (((60, 14), (20, 4), (20, 4)), ((10, 60), (4, 20), (4, 20)), ((22, 60), (8, 20), (6, 15)))
+
+
+def _tiled(shrunk: bool) -> Callable[[Tensor, int], Video]:
+    """Images of 10 x 10 tokens and two tiles."""
+
+    def image(frames: Tensor, number: int) -> Video:
+        size, *grids = _TILED[number % len(_TILED)]
+        seed = int(frames[0, 0, 0] * 1000) % 1000
+        pixels = torch.randn(3, 3, 40, 40, generator=torch.Generator().manual_seed(seed))
+        return Video(pixels, 1, 0, views=((10, 10, 0), (*grids[shrunk], 1)), size=size)
+
+    return image
+
+
+def _tiled_images(images: list[Video]) -> dict[str, Any]:
+    pixels = torch.zeros(len(images), 4, 3, 40, 40)  # padded, as for an image of three tiles
+    for padded, image in zip(pixels, images):
+        padded[: len(image.pixels)] = image.pixels
+    return {"pixel_values": pixels, "image_sizes": torch.tensor([image.size for image in images])}
+
+
+def _without_class_token(frames: Tensor, number: int) -> Video:
+    return _pictures(PATCH)(frames)
+
+
 def _flat(rows: list[list[Video]]) -> list[Video]:
     return [video for row in rows for video in row]
 
@@ -248,14 +303,16 @@ FAMILIES: dict[str, Family] = {
     "qwen2_vl": Family(lambda kernel: build_qwen("qwen2_vl", kernel), tau=0.96, **_QWEN),
     "qwen2_5_vl": Family(lambda kernel: build_qwen("qwen2_5_vl", kernel), tau=0.65, **_QWEN),
     "llava_onevision": Family(
-        _built("LlavaOnevisionForConditionalGeneration", _llava_onevision), _pictures(8, tail=1), _stacked, 0.935
+        _built("LlavaOnevisionForConditionalGeneration", _llava_onevision), _pictures(8, tail=1), _stacked, 0.935,
+        images=_tiled_images, image=_tiled(True),
     ),
     "llava_next_video": Family(
-        _built("LlavaNextVideoForConditionalGeneration", _llava_next_video), _pictures(8), _stacked, 0.96
+        _built("LlavaNextVideoForConditionalGeneration", _llava_next_video), _pictures(8), _stacked, 0.96,
+        images=_tiled_images, image=_tiled(False),
     ),
     "video_llava": Family(
         _built("VideoLlavaForConditionalGeneration", _video_llava), _pictures(PATCH, extra=1), _stacked, 0.8,
-        images=_video_llava_images,
+        images=_video_llava_images, image=_without_class_token,
     ),
     "qwen3_vl": Family(_built("Qwen3VLForConditionalGeneration", _qwen3_vl), tau=0.98, between=2, **_QWEN),
     "qwen3_vl_moe": Family(
@@ -323,16 +380,17 @@ def make_prompt(family: str, *parts: int | str | tuple[int, ...], seed: int = 0)
         if isinstance(part, int):
             text(count=part)
         elif isinstance(part, str):
-            images.append(kind.video(_frames((1,), 50 + seed)))
+            frames = _frames((1,), 50 + seed + 10 * len(images))
+            images.append(kind.image(frames, seed + len(images)) if kind.image else kind.video(frames))
             shown.append(images[-1])
-            run(IMAGE, 1, SIDE * SIDE)
+            run(IMAGE, 1, images[-1].tokens)
         else:
             video = kind.video(_frames(part, seed + len(videos)))
             videos.append(video)
             shown.append(video)
             for _ in range(video.frames if kind.between else 1):
                 text(count=kind.between)
-                run(kind.placeholder, 2, video.cells if kind.between else video.frames * video.cells + video.tail)
+                run(kind.placeholder, 2, video.cells if kind.between else video.tokens)
     return VideoPrompt(family, torch.tensor(ids), torch.tensor(kinds), videos, images, shown)
 
 

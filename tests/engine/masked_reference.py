@@ -65,7 +65,8 @@ def reference(
 ) -> Reference:
     """Logits of the prompt and of `new_ids` (G,) after it (teacher forcing), masked as `config` says.
 
-    order: "merged" or "raster". counted: how many of the new tokens have positions that count on from the
+    order: "merged" (of cells that stand in one unbroken run; other cells keep their places) or "raster".
+    counted: how many of the new tokens have positions that count on from the
     prompt's last one, as generation does step by step; the others have index + rope delta, as transformers
     numbers a second turn on a cache (the same, unless the clip is longer than it is wide and high).
     positions: (3, S) instead of those. tail: (G, hidden) embeddings of the new tokens where they are no text.
@@ -79,7 +80,7 @@ def reference(
     if tail is not None:
         hidden[len(prompt) :] = tail
     length, prompt_length = hidden.shape[0], len(prompt)
-    spans = _spans(prompt)
+    spans = _spans(prompt, config)
     place = list(range(length))  # place[i]: original index of the token in row i of the permuted sequence
     visible = [True] * length  # by original index
     groups: dict[int, tuple] = {}  # by original index of a merged token
@@ -93,10 +94,12 @@ def reference(
         for index in rest:
             visible[index] = False
         groups |= {index: (video, *token.group) for index, token in zip(shown, tokens)}
-        if order == "merged":
+        if order == "merged" and cells[-1] - cells[0] + 1 == len(cells):
             place[cells[0] : cells[-1] + 1] = shown + rest
     seen = torch.tensor(visible)
-    if positions is None:  # one axis: the tokens that stage 1 leaves are counted anew
+    if positions is None and config.positions == "keep":  # one axis: nothing was dropped, so nothing moves
+        positions = torch.arange(length)
+    elif positions is None:  # one axis: the tokens that stage 1 leaves are counted anew
         positions = torch.zeros(length, dtype=torch.long)
         positions[place] = seen[place].long().cumsum(0) - 1
         positions = positions.clamp(min=0)
@@ -179,15 +182,21 @@ def _stage1(
     return tokens, scenes
 
 
-def _spans(prompt: Prompt | VideoPrompt) -> list[tuple[list[int], int]]:
-    """(original places of the grid's cells, frames) of each video of the prompt."""
-    spans, at = [], 0
-    places = (prompt.kinds == 2).nonzero()[:, 0].tolist()
-    for clip in prompt.videos:
-        count = clip.frames * clip.cells
-        spans.append((places[at : at + count], clip.frames))
-        at += count + getattr(clip, "tail", 0)
-    return spans
+def _spans(prompt: Prompt | VideoPrompt, config: Any) -> list[tuple[list[int], int]]:
+    """(original places of the grid's cells, frames) of each video of the prompt, and of each image where the config
+    says that it is one of one frame; in the order in which they stand."""
+    spans = []
+    for kind, clips in ((2, prompt.videos), (1, prompt.images if config.prune_images else [])):
+        places, at = (prompt.kinds == kind).nonzero()[:, 0].tolist(), 0
+        for clip in clips:
+            if isinstance(prompt, VideoPrompt):
+                grids, count = clip.grids(), clip.tokens
+            else:
+                count = clip.frames * clip.cells
+                grids = [(list(range(count)), clip.frames)]
+            spans += [([places[at + cell] for cell in cells], frames) for cells, frames in grids]
+            at += count
+    return sorted(spans)
 
 
 class _Stop(Exception):

@@ -10,7 +10,7 @@ import torch
 
 import prunevid
 from engine.masked_reference import compare, plain_copy
-from engine.prompts import IMAGE_FIRST, IMAGE_LAST, ONE, OTHER, TEXT, TWO_VIDEOS, settings
+from engine.prompts import IMAGE_FIRST, IMAGE_LAST, IMAGE_ONLY, ONE, OTHER, TEXT, TWO_VIDEOS, settings
 from engine.tiny import FAMILIES, KERNELS, LAYERS, build, generate, make_inputs
 
 BATCH = [ONE, OTHER, TEXT, TWO_VIDEOS]
@@ -20,6 +20,8 @@ SCENARIOS: dict[str, tuple[list[Any], dict[str, Any]]] = {
     "two videos": ([TWO_VIDEOS], {}),
     "image before": ([IMAGE_FIRST], {}),
     "image after": ([IMAGE_LAST, ONE], {}),
+    "image pruned too": ([IMAGE_FIRST], {"prune_images": True}),
+    "images pruned too, batch": ([IMAGE_LAST, TEXT, IMAGE_ONLY, ONE], {"prune_images": True, "token_order": "merged"}),
     "published order": ([ONE], {"token_order": "merged"}),
     "published order, batch": (BATCH, {"token_order": "merged"}),
     "static tokens at the first frame": ([ONE], {"static_position": "first"}),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -46,6 +47,18 @@ def test_other_families_are_refused_by_name(make: Any) -> None:
     with pytest.raises(UnsupportedModelError, match=f"{model.config.model_type}.*qwen2_5_vl"):
         prunevid.attach(model, prunevid.PruneVidConfig())
     assert sorted(vars(model)) == before and not model._forward_hooks
+
+
+@pytest.mark.parametrize(
+    ("model_type", "nearest"),
+    [("llava_onevision1", "llava_onevision"), ("internvl_chat", "internvl"), ("t5", None), (None, None)],
+)
+def test_an_unknown_type_names_the_nearest_family_and_the_page(model_type: str | None, nearest: str | None) -> None:
+    with pytest.raises(UnsupportedModelError, match=r"docs/models\.md says how to add a family\.$") as found:
+        models.adapter_for(SimpleNamespace(config=SimpleNamespace(model_type=model_type)))
+    assert repr(model_type) in str(found.value)
+    assert ("the nearest of them is" in str(found.value)) == (nearest is not None)
+    assert nearest is None or f"the nearest of them is {nearest}, " in str(found.value)
 
 
 @pytest.mark.parametrize("thing", [torch.nn.Linear(2, 2), object()], ids=["module", "object"])

@@ -33,5 +33,5 @@ def test_every_family_says_how_it_is_laid_out(model_type: str) -> None:
 
 def test_an_unknown_type_names_its_nearest_family() -> None:
     model = type("Model", (), {"config": type("Config", (), {"model_type": "llava_onevision_2"})()})()
-    with pytest.raises(models.UnsupportedModelError, match=r"nearest.*llava_onevision;.*docs/models\.md"):
+    with pytest.raises(models.UnsupportedModelError, match=r"nearest.*llava_onevision, and docs/models\.md"):
         models.adapter_for(model)

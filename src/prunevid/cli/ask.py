@@ -66,7 +66,10 @@ def ask(
     ] = None,
     pruning_layer: Annotated[
         int | None,
-        typer.Option(help="Decoder layer (from 0) after which tokens go.", rich_help_panel=_PRUNING),
+        typer.Option(
+            help="Decoder layer (from 0) after which tokens go. Default: 10 of 32, scaled to the depth.",
+            rich_help_panel=_PRUNING,
+        ),
     ] = None,
     max_frames: Annotated[int | None, typer.Option(help="Frames to look at, at most.", rich_help_panel=_FRAMES)] = None,
     sampling: Annotated[

@@ -9,17 +9,19 @@ import inspect
 import threading
 import warnings
 import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from torch import Tensor, nn
 
 from prunevid.config import PruneVidConfig
 from prunevid.engine import cache as caches
+from prunevid.engine.compiled import eagerly, kept
 from prunevid.engine.decode import Decode
 from prunevid.engine.prefill import Prefill, refuse_uncached
 from prunevid.engine.record import Encoded, Summary, TokenMap
+from prunevid.engine.repeats import refuse_interleaved
 from prunevid.engine.timing import now
 from prunevid.errors import (
     AlreadyAttachedError,
@@ -30,7 +32,7 @@ from prunevid.errors import (
 )
 from prunevid.methods import resolve
 from prunevid.methods.base import Method
-from prunevid.models import Adapter, adapter_for, base_of
+from prunevid.models import Adapter, Watch, adapter_for, base_of, watch_tower
 
 # Weak on both sides, so that a model dropped while attached is freed: its own hooks keep the handle alive.
 _ATTACHED: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Pruning]] = weakref.WeakKeyDictionary()
@@ -54,7 +56,8 @@ def attach(
         config_or_method: a `PruneVidConfig`, a method, or a method's name.
         frames_per_video: for families whose frames come as images: how many images make one video, or a
             list with the number of frames of every video in the order of the prompts (a negative number: that many
-            images that are no frames); 0: images are images. It can be changed later on the handle.
+            images that are no frames); 0: images are images (with `prune_images` each is pruned by itself). It can be
+            changed later on the handle.
         **overrides: settings to change in it, e.g. `keep_ratio=0.2`.
 
     Returns:
@@ -63,7 +66,8 @@ def attach(
     Raises:
         UnsupportedModelError: the family has no adapter, or this model of it can't be pruned.
         AlreadyAttachedError: a pruning is attached to the model already.
-        ConfigError: a setting is out of range, or its layer beyond the model's depth.
+        ConfigError: a setting is out of range, its layer beyond the model's depth, its positions not to be had, or
+            images are to be pruned in a family whose adapter does not describe them.
     """
     return Pruning(model, resolve(config_or_method, **overrides), frames_per_video)
 
@@ -73,20 +77,24 @@ class Pruning:
 
     Attributes:
         model: the model.
-        method: the method.
+        method: the method, with what depends on the model's depth filled in (`Method.for_depth`).
     """
 
     def __init__(self, model: nn.Module, method: Method, frames_per_video: int | Sequence[int] | None = None):
-        self.model, self.method = model, method
+        self.model = model
         self.adapter: Adapter = adapter_for(model)
         self.base = base_of(model)
         self.language_model = self.adapter.language_model(self.base)
         first = self.adapter.first_selection_layer(self.base.config)
-        _check_layer(method, first, self.language_model.config)
-        self._local = threading.local()
+        self.method = method.for_depth(self.language_model.config.num_hidden_layers, first)
+        _check_layer(self.method, first, self.language_model.config)
+        _check_positions(self.method, self.adapter, self.language_model)
+        _check_images(self.method, self.adapter, model)
+        self._local = kept(self.base).local
+        self._reports = threading.local()
         self._last: Summary | None = None
-        self._own_features: Any = None
-        self._remembered: list[tuple[Any, Any, Encoded]] | None = None
+        self._own_features: dict[str, Any] = {}
+        self._remembered: list[tuple[Any, str, Any, Encoded]] | None = None
         self._frames_per_video: int | Sequence[int] | None = None
         self.frames_per_video = frames_per_video
         self._handles: list[Any] = []
@@ -113,11 +121,11 @@ class Pruning:
             for handle in self._handles:
                 handle.remove()
             self._handles.clear()
-            name = self.adapter.feature_function
-            if self._own_features is None:
-                self.base.__dict__.pop(name, None)
-            else:
-                self.base.__dict__[name] = self._own_features
+            for name, own in self._own_features.items():
+                if own is None:
+                    self.base.__dict__.pop(name, None)
+                else:
+                    self.base.__dict__[name] = own
             self._remembered = None
             del _ATTACHED[self.base]
 
@@ -152,13 +160,19 @@ class Pruning:
 
     @property
     def maps(self) -> list[list[TokenMap]]:
-        """What became of every cell in the last prefill: per row, a `TokenMap` for each video."""
+        """What became of every cell in the last prefill: per row, a `TokenMap` for each video.
+
+        With `prune_images` for each image too, all in the order in which they stand in the row.
+        """
         last = self._last_prefill()
         return last.maps if last else []
 
     @contextmanager
     def reuse(self) -> Iterator[None]:
-        """In its block, a video whose pixel tensor was seen before (the same object) is not encoded or merged again."""
+        """In its block, a video whose pixel tensor was seen before (the same object) is not encoded or merged again.
+
+        The same is true of images that are pruned.
+        """
         self._remembered = []
         try:
             yield
@@ -166,14 +180,14 @@ class Pruning:
             self._remembered = None
 
     def _last_prefill(self) -> Summary | None:
-        return getattr(self._local, "last", None) or self._last
+        return getattr(self._reports, "last", None) or self._last
 
     # ---- hooks ---------------------------------------------------------------------------------------------------
 
     def _attach(self) -> None:
-        name = self.adapter.feature_function
-        self._own_features = self.base.__dict__.get(name)
-        self.base.__dict__[name] = self._recording(getattr(self.base, name))
+        self._record("video", self.adapter.feature_function, self._video_layouts)
+        if self.method.prunes_images and self.adapter.image_function is not None:
+            self._record("image", self.adapter.image_function, self.adapter.image_layouts)
         self._handles = [
             self.base.register_forward_pre_hook(self._before_base, with_kwargs=True),
             self.base.register_forward_hook(self._after_base, always_call=True),
@@ -182,53 +196,87 @@ class Pruning:
         ]
         if self.model is not self.base:
             self._handles.append(self.model.register_forward_pre_hook(self._before_model, with_kwargs=True))
+        for index in self._late_layers:  # at rest, so that a compiler finds them where they stay
+            late = self.language_model.layers[index]
+            self._handles.append(late.register_forward_pre_hook(self._before_late_layer(index), with_kwargs=True))
+        kept(self.base).renumber(self._handles)
 
-    def _recording(self, encode: Any) -> Any:
-        """The feature function, which besides leaves the videos' layouts on its output.
+    def _video_layouts(self, base: Any, arguments: dict[str, Any], output: Any) -> list[VideoLayout]:
+        """The adapter's layouts; images among them stay whole unless the method prunes images."""
+        if self.adapter.frames_as_images:
+            arguments["frames_per_video"] = self.frames_per_video
+        layouts = self.adapter.layouts(base, arguments, output)
+        keep = not self.method.prunes_images
+        return [layout.whole() if keep and layout.image else layout for layout in layouts]
+
+    def _record(self, kind: str, name: str, layouts: Callable[..., list[VideoLayout]]) -> None:
+        """Wraps a feature function, so that it leaves the layouts of its videos or images on its output.
 
         `generate` encodes before the first forward pass and hands on the output alone, so the output must carry them.
         """
+        self._own_features[name] = self.base.__dict__.get(name)
+        encode = getattr(self.base, name)
         signature = inspect.signature(encode)
 
         @functools.wraps(encode)  # `generate` reads the signature to pick its arguments
         def recorded(*args: Any, **kwargs: Any) -> Any:
+            if getattr(self._local, "encoding", False):  # some families encode videos through their function for images
+                return encode(*args, **kwargs)
             arguments = dict(signature.bind(*args, **kwargs).arguments)
-            if self.adapter.frames_as_images:
-                arguments["frames_per_video"] = self.frames_per_video
             pixels = next((v for k, v in arguments.items() if k.startswith("pixel") and isinstance(v, Tensor)), None)
-            output, encoded = self._recall(pixels)
-            if output is None:
+            output, encoded = self._recall(pixels, kind)
+            if encoded is None:
                 measure, device = self.method.collect_stats, getattr(pixels, "device", None)
                 start = now(device, measure)
-                output = encode(*args, **kwargs)
-                encoded = Encoded(self.adapter.layouts(self.base, arguments, output), now(device, measure) - start)
-                self._remember(pixels, output, encoded)
+                with self._watching() as seen:
+                    output = self._encode(encode, args, kwargs)
+                encoded = Encoded(layouts(self.base, arguments, output), now(device, measure) - start)
+                if seen is not None:
+                    encoded.views = seen.views(encoded.layouts, arguments)
+                self._remember(pixels, kind, output, encoded)
             if not isinstance(output, tuple):
                 object.__setattr__(output, _LAYOUT, encoded)
             if (prefill := self._prefill()) is not None:
-                prefill.encoded = encoded
+                prefill.encoded[kind] = encoded
             return output
 
-        return recorded
+        self.base.__dict__[name] = recorded
 
-    def _recall(self, pixels: Tensor | None) -> tuple[Any, Encoded | None]:
-        for known, output, encoded in self._remembered or []:
-            if pixels is not None and known() is pixels:
+    def _watching(self) -> AbstractContextManager[Watch | None]:
+        """In its block, what the method asks of the vision tower is written down; the features stay the same."""
+        if self.method.tower is None:
+            return nullcontext()
+        return watch_tower(self.adapter, self.base, self.method.tower)
+
+    def _encode(self, encode: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The model's own encoding; a feature function that it calls in turn is not recorded."""
+        self._local.encoding = True
+        try:
+            return encode(*args, **kwargs)
+        finally:
+            self._local.encoding = False
+
+    def _recall(self, pixels: Tensor | None, kind: str) -> tuple[Any, Encoded | None]:
+        for known, name, output, encoded in self._remembered or []:
+            if pixels is not None and known() is pixels and name == kind:
                 return copy.copy(output), encoded  # a copy: `generate` repeats the features in place for beams
         return None, None
 
-    def _remember(self, pixels: Tensor | None, output: Any, encoded: Encoded) -> None:
+    def _remember(self, pixels: Tensor | None, kind: str, output: Any, encoded: Encoded) -> None:
         if self._remembered is not None and pixels is not None:
             later = Encoded(encoded.layouts, 0.0, encoded.merged)
             alive = [entry for entry in self._remembered if entry[0]() is not None]
-            self._remembered = [*alive, (weakref.ref(pixels), copy.copy(output), later)]
+            self._remembered = [*alive, (weakref.ref(pixels), kind, copy.copy(output), later)]
 
     def _prefill(self) -> Prefill | None:
         return getattr(self._local, "prefill", None)
 
     def _before_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Refuses training: a loss can't be computed over tokens that are gone."""
+        """Refuses training: a loss can't be computed over tokens that are gone. Takes the layouts off the features."""
         arguments = _bind(module, args, kwargs)
+        # accelerate rebuilds every output on its way to another device, and what was left on it stays behind.
+        arrived = {kind: getattr(output, _LAYOUT, None) for kind, output in self._encoded(arguments).items()}
+        self._local.arrived = {kind: encoded for kind, encoded in arrived.items() if encoded is not None}
         if arguments.get("labels") is not None and self._has_video(arguments) and self._active:
             raise UnsupportedError(
                 "labels were given, but the logits of a pruned prompt are fewer than its labels; detach to train or to "
@@ -239,14 +287,36 @@ class Pruning:
     def _active(self) -> bool:
         return self.method.acts
 
-    def _encoded(self, arguments: dict[str, Any]) -> Any:
-        """The encoder's output that `generate` made before the forward pass, or None."""
-        return (arguments.get("mm_encoder_outputs") or {}).get(self.adapter.modality)
+    @property
+    def _late_layers(self) -> range:
+        """Layers whose cache holds fewer tokens than that of the layers before, so that they need their own mask."""
+        layers, depth = self.method.selection_layers, len(self.language_model.layers)
+        return range(depth if not layers or self.method.compresses_cache else layers[0] + 1, depth)
+
+    @property
+    def _kinds(self) -> dict[str, tuple[str, tuple[str, ...]]]:
+        """What may be pruned: each kind's name among `mm_encoder_outputs`, and its arguments of the base model."""
+        kinds: dict[str, tuple[str, tuple[str, ...]]] = {"video": (self.adapter.modality, (self.adapter.pixels,))}
+        if self.method.prunes_images and self.adapter.image_function is not None:
+            kinds["image"] = ("image", self.adapter.image_pixels)
+        return kinds
+
+    def _encoded(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """The encoders' outputs that `generate` made before the forward pass, of every kind that may be pruned."""
+        outputs = arguments.get("mm_encoder_outputs") or {}
+        found = {kind: outputs.get(modality) for kind, (modality, _) in self._kinds.items()}
+        return {kind: output for kind, output in found.items() if output is not None}
+
+    def _is_given(self, arguments: dict[str, Any]) -> bool:
+        """Whether the arguments hold anything of a kind that may be pruned."""
+        names = [name for _, pixels in self._kinds.values() for name in pixels]
+        return any(arguments.get(name) is not None for name in names) or bool(self._encoded(arguments))
 
     def _has_video(self, arguments: dict[str, Any]) -> bool:
-        if self.adapter.frames_as_images and not self.frames_per_video:
+        """Whether the arguments hold a video, or an image that is to be pruned."""
+        if self.adapter.frames_as_images and not (self.frames_per_video or self.method.prunes_images):
             return False
-        return arguments.get(self.adapter.pixels) is not None or self._encoded(arguments) is not None
+        return self._is_given(arguments)
 
     def _check_prompt(self, arguments: dict[str, Any]) -> None:
         """Refuses what can't be pruned, and warns where images might be frames."""
@@ -255,8 +325,8 @@ class Pruning:
         if not self._active:
             return
         self.adapter.check(arguments)
-        given = arguments.get(self.adapter.pixels) is not None or self._encoded(arguments) is not None
-        if given and self.adapter.frames_as_images and self.frames_per_video is None:
+        unsaid = self.adapter.frames_as_images and self.frames_per_video is None and not self.method.prunes_images
+        if unsaid and self._is_given(arguments):
             warnings.warn(
                 "This model is given frames as images, so images are not pruned; attach with frames_per_video to say "
                 "which of them are frames (0: none).",
@@ -264,9 +334,20 @@ class Pruning:
                 stacklevel=2,
             )
 
+    def _check_repeats(self, prefill: Prefill, arguments: dict[str, Any]) -> None:
+        """Where features are encoded after rows were repeated: refuses pixels that were not repeated by rows."""
+        pixels = arguments.get(self.adapter.pixels)
+        if pixels is None or not self._active or not self._has_video(arguments):
+            return
+        by_row = not self.adapter.equal_frames or (self.adapter.frames_as_images and pixels.ndim > 4)
+        kind: Any = type(self.base)
+        if not by_row and "mm_encoder_outputs" not in _signature(kind).parameters:
+            refuse_interleaved(arguments["input_ids"], prefill.video_mask, pixels)
+
     def _before_base(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Decides whether this forward pass is a prefill, and opens its state."""
-        self._local.prefill = None
+        arrived = getattr(self._local, "arrived", None) or {}
+        self._local.prefill = self._local.arrived = None
         arguments = _bind(module, args, kwargs)
         ids, past = arguments.get("input_ids"), arguments.get("past_key_values")
         if ids is None:
@@ -284,42 +365,68 @@ class Pruning:
         if _filled(past):
             if self._has_video(arguments) and self._active:
                 warnings.warn(
-                    "A new video in a later turn of a conversation is not pruned; start a new cache to prune it.",
+                    "A new video (or image) in a later turn of a conversation is not pruned; start a new cache to "
+                    "prune it.",
                     UnprunedWarning,
                     stacklevel=2,
                 )
             return
-        prefill = Prefill(self.method, self.adapter, self.language_model, ids, module.config)
-        output = self._encoded(arguments)
-        if output is not None:
-            prefill.encoded = getattr(output, _LAYOUT, None)
-            if prefill.encoded is None and self._active:
+        self._open(module.config, arguments, arrived)
+
+    @eagerly
+    def _open(self, config: Any, arguments: dict[str, Any], arrived: dict[str, Encoded]) -> None:
+        """Opens the state of a prefill; `arrived`: the layouts of features that were encoded before this pass."""
+        prefill = Prefill(self.method, self.adapter, self.language_model, arguments["input_ids"], config)
+        for kind, output in self._encoded(arguments).items():
+            if (encoded := getattr(output, _LAYOUT, arrived.get(kind))) is not None:
+                prefill.encoded[kind] = encoded
+            elif self._active:
                 raise UnsupportedError(
-                    "The video features of this prompt were not encoded by the attached model, or cut in chunks, so "
-                    "their frames are not known; leave prefill_chunk_size unset and pass pixel_values_videos."
+                    f"The {kind} features of this prompt were not encoded by the attached model, or cut in chunks, so "
+                    f"their layout is not known; leave prefill_chunk_size unset and pass {self._kinds[kind][1][0]}."
                 )
         self._check_prompt(arguments)
+        self._check_repeats(prefill, arguments)
         self._local.prefill = prefill
 
     def _before_language_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Prefill: stage 1, and stage 2 is armed. Later: masks and positions of the pruned cache."""
         prefill = self._prefill()
         if prefill is not None:
-            if prefill.encoded is None and bool(prefill.video_mask.any()) and self._active:
-                raise UnsupportedError(
-                    "The prompt has video tokens but no video was encoded with it; leave prefill_chunk_size unset and "
-                    "pass what the model's processor returned."
-                )
-            if prefill.encoded is not None:
-                prefill.times["vision"] = prefill.encoded.milliseconds
-            device = kwargs["inputs_embeds"].device
-            prefill.started = now(device, self.method.collect_stats)
-            return args, prefill.start(kwargs)
+            return args, self._start(prefill, kwargs)
         past = kwargs.get("past_key_values")
         if past is None or not getattr(past, "layers", None) or not caches.is_pruned(past.layers[0]):
             return None
-        self._local.decode = Decode(self.method, self.adapter, module, past, kwargs["inputs_embeds"].shape[1])
-        return args, self._local.decode.start(kwargs)
+        decode = Decode(self.method, self.adapter, module, past, kwargs["inputs_embeds"].shape[1], self._late_layers)
+        self._local.decode = decode
+        return args, decode.start(kwargs)
+
+    @eagerly
+    def _start(self, prefill: Prefill, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Stage 1 on the language model's arguments, and stage 2 armed."""
+        masks = {"video": prefill.video_mask, "image": prefill.image_mask}
+        for kind in self._kinds if self._active else ():
+            if kind not in prefill.encoded and bool(masks[kind].any()):
+                raise UnsupportedError(
+                    f"The prompt has {kind} tokens but no {kind} was encoded with it; leave prefill_chunk_size unset "
+                    "and pass what the model's processor returned."
+                )
+        if prefill.encoded:
+            prefill.times["vision"] = sum(encoded.milliseconds for encoded in prefill.encoded.values())
+        device = kwargs["inputs_embeds"].device
+        prefill.started = now(device, self.method.collect_stats)
+        return prefill.start(kwargs)
+
+    def _before_late_layer(self, index: int) -> Callable[..., Any]:
+        """The hook that gives layer `index` its own mask where it needs one."""
+
+        def give(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            decode = getattr(self._local, "decode", None)
+            if decode is None or index not in decode.late:
+                return None
+            return args, {**kwargs, "attention_mask": decode.late[index]}
+
+        return give
 
     def _after_language_model(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Closes what `_before_language_model` opened, after an exception too (`output` is None then)."""
@@ -328,15 +435,18 @@ class Pruning:
             self._local.decode = None
             decode.disarm()
         prefill = self._prefill()
-        if prefill is None:
-            return
-        self._local.prefill = None
+        if prefill is not None:
+            self._local.prefill = None
+            self._finish(prefill, output)
+
+    @eagerly
+    def _finish(self, prefill: Prefill, output: Any) -> None:
         try:
             if output is not None:
                 prefill.finish(output)
                 spent = now(prefill.video_mask.device, self.method.collect_stats) - prefill.started
                 prefill.times["prefill"] = spent - prefill.times.get("merge", 0.0)
-                self._last = self._local.last = prefill.summary()
+                self._last = self._reports.last = prefill.summary()
         finally:
             prefill.disarm()
 
@@ -359,6 +469,30 @@ def _check_layer(method: Method, first: int, config: Any) -> None:
         raise UnsupportedModelError(
             "This model attends in a sliding window, which pruning can't shorten; load it with "
             "use_sliding_window=False."
+        )
+
+
+def _check_positions(method: Method, adapter: Adapter, language_model: Any) -> None:
+    """Refuses positions after the merge that the model can't be given."""
+    if not method.merges:
+        return
+    if method.position_scheme == "renumber" and adapter.positions == "mrope":
+        raise ConfigError(
+            "positions is 'renumber', but this model places its tokens by time, row and column, which can't be counted "
+            "anew; choose 'keep' or 'auto'."
+        )
+    if method.position_scheme == "keep" and adapter.positions == "1d" and not hasattr(language_model, "rotary_emb"):
+        raise ConfigError(
+            "positions is 'keep', but this model's decoder has no rotary_emb that could be given them; choose "
+            "'renumber' or 'auto'."
+        )
+
+
+def _check_images(method: Method, adapter: Adapter, model: nn.Module) -> None:
+    """Refuses to prune the images of a family whose adapter does not describe them."""
+    if method.prunes_images and adapter.image_function is None and not adapter.frames_as_images:
+        raise ConfigError(
+            f"prune_images is True, but the adapter of {type(model).__name__} describes no images; leave it out."
         )
 
 

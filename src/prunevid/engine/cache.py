@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, DynamicLayer, StaticLayer
 
 from prunevid.errors import UnsupportedError
@@ -20,8 +20,10 @@ from prunevid.errors import UnsupportedError
 class _Pruned(CacheLayerMixin):
     """State and behaviour that both kinds of pruned layer share.
 
-    removed: tokens that the unpruned layer would hold and this one does not.
-    visible: (B, P) boolean over the first P tokens held, False where a row is padded; None where no row is.
+    removed: tokens that the unpruned layer would hold and this one does not (a tensor for a static layer, so that
+        compiled code does not depend on its value).
+    visible: (B, P) boolean over the first P tokens held (all places of a static layer's buffer), False where a row is
+        padded; None where no row is.
     shift: (B, 1) int64, how far positions of later tokens move down (families that renumber); None where they don't.
     intact: tokens held that can't be cropped, because removed tokens lie among or before them.
     band: layers of the same number hold the same tokens and need the same mask.
@@ -29,7 +31,7 @@ class _Pruned(CacheLayerMixin):
         boolean, and "attention", float32; None where nothing is revised.
     """
 
-    removed: int
+    removed: Any
     visible: Tensor | None
     shift: Tensor | None
     intact: int
@@ -157,6 +159,10 @@ def mark(layer: Any, removed: int, visible: Tensor | None, shift: Tensor | None,
     layer.removed, layer.visible, layer.shift, layer.band = removed, visible, shift, band
     held = layer.keys.shape[-2] if isinstance(layer, DynamicLayer) else 0
     layer.intact = max(0, held - after)
+    if isinstance(layer, StaticLayer):
+        layer.removed = torch.full_like(layer.cumulative_length, removed)
+        if visible is not None:
+            layer.visible = nn.functional.pad(visible, (0, layer.max_cache_len - visible.shape[1]), value=True)
 
 
 def plain(layer: Any) -> None:

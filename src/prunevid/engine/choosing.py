@@ -7,7 +7,6 @@ layers after it. All of them belong to one prefill of one thread and are gone wh
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from prunevid.engine import cache as caches
+from prunevid.engine.hooks import OwnHooks
 from prunevid.engine.masks import left_padding, prefill_mask
 from prunevid.engine.record import RowRecord
 from prunevid.engine.rows import Row
@@ -32,8 +32,7 @@ class Chooser:
         self.layers = prefill.language_model.layers
         self.waiting = list(prefill.method.selection_layers)  # the layers whose choice is still to be made
         self.step = 0
-        self.thread = threading.get_ident()
-        self.handles: list[Any] = []
+        self.hooks = OwnHooks()
         self.states: dict[str, Tensor] = {}
         self.tables: tuple[Tensor, ...] | None = None  # rotary tables of the shorter sequence
         self.late: dict[str, Any] | None = None  # what layers after the last choice are given
@@ -42,18 +41,16 @@ class Chooser:
     def arm(self) -> None:
         """Puts the hooks in place."""
         for index in range(self.waiting[0] + 1, len(self.layers)):
-            self._hook(self.layers[index].register_forward_pre_hook, self._entering(index), with_kwargs=True)
+            self.hooks.add(self.layers[index].register_forward_pre_hook, self._entering(index), with_kwargs=True)
         for layer in self.waiting:  # after the others, so that a second selection layer shows what it really runs with
             queries, keys = self.prefill.adapter.projections(self.layers[layer].self_attn)
-            self._hook(self.layers[layer].register_forward_pre_hook, self._see_layer, with_kwargs=True)
-            self._hook(queries.register_forward_hook, lambda module, args, output: self._see("queries", output))
-            self._hook(keys.register_forward_hook, lambda module, args, output: self._see("keys", output))
+            self.hooks.add(self.layers[layer].register_forward_pre_hook, self._see_layer, with_kwargs=True)
+            self.hooks.add(queries.register_forward_hook, lambda module, args, output: self._see("queries", output))
+            self.hooks.add(keys.register_forward_hook, lambda module, args, output: self._see("keys", output))
 
     def disarm(self) -> None:
         """Removes every hook; safe to call twice."""
-        for handle in self.handles:
-            handle.remove()
-        self.handles.clear()
+        self.hooks.remove()
         self.states.clear()
         self.late = self.tables = None
 
@@ -64,14 +61,6 @@ class Chooser:
             self._choose(hidden if isinstance(hidden, Tensor) else output[0])
 
     # ---- hooks ---------------------------------------------------------------------------------------------------
-
-    def _hook(self, register: Callable[..., Any], hook: Callable[..., Any], **options: Any) -> None:
-        """Registers a hook that acts in this prefill's thread alone."""
-
-        def own(*args: Any) -> Any:
-            return hook(*args) if threading.get_ident() == self.thread else None
-
-        self.handles.append(register(own, **options))
 
     def _see_layer(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.states["cos"], self.states["sin"] = kwargs["position_embeddings"]

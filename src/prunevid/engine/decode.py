@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from prunevid.engine.hooks import OwnHooks
 from prunevid.engine.masks import decode_mask, decode_padding, static_decode_mask
 from prunevid.engine.revising import Reviser
 from prunevid.methods.base import Method
@@ -19,11 +19,12 @@ from prunevid.models.base import Adapter
 class Decode:
     """One forward pass of one thread over a pruned cache (one new token, or the text of a further turn)."""
 
-    def __init__(self, method: Method, adapter: Adapter, language_model: Any, cache: Any, queries: int):
+    def __init__(self, method: Method, adapter: Adapter, language_model: Any, cache: Any, queries: int, asking: range):
+        """`asking`: layers that ask for their mask in `late` by hooks which were there before."""
         self.method, self.adapter, self.language_model = method, adapter, language_model
-        self.cache, self.queries = cache, queries
-        self.thread = threading.get_ident()
-        self.handles: list[Any] = []
+        self.cache, self.queries, self.asking = cache, queries, asking
+        self.hooks: OwnHooks | None = None
+        self.late: dict[int, Any] = {}
 
     def start(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The language model's keyword arguments with mask and positions mended."""
@@ -58,8 +59,18 @@ class Decode:
                 made = static_decode_mask(self.language_model, hidden, layer)
             else:
                 made = decode_mask(self.language_model, hidden, layer, decode_padding(layer, mask, self.queries))
-            for index in indices:
-                self._mask_layer(self.language_model.layers[index], made)
+            self.late |= dict.fromkeys(indices, made)
+        for index, made in self.late.items():
+            if index not in self.asking:
+                self._give(index, made)
+
+    def _give(self, index: int, made: Any) -> None:
+        """For a cache that another attached method has made (a compiler can't follow this)."""
+
+        def give(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            return args, {**kwargs, "attention_mask": made}
+
+        self._hook(self.language_model.layers[index].register_forward_pre_hook, give, with_kwargs=True)
 
     def _revise(self, mask: Any) -> None:
         """Arms what a method shows later layers at a new token."""
@@ -80,21 +91,10 @@ class Decode:
             self._hook(late.register_forward_pre_hook, show, with_kwargs=True)
 
     def _hook(self, register: Callable[..., Any], hook: Callable[..., Any], **options: Any) -> None:
-        """Registers a hook that acts in this thread alone."""
-
-        def own(*args: Any) -> Any:
-            return hook(*args) if threading.get_ident() == self.thread else None
-
-        self.handles.append(register(own, **options))
-
-    def _mask_layer(self, late: nn.Module, made: Any) -> None:
-        def give(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            return args, {**kwargs, "attention_mask": made}
-
-        self._hook(late.register_forward_pre_hook, give, with_kwargs=True)
+        self.hooks = self.hooks or OwnHooks()
+        self.hooks.add(register, hook, **options)
 
     def disarm(self) -> None:
         """Removes every hook of this forward pass."""
-        for handle in self.handles:
-            handle.remove()
-        self.handles.clear()
+        if self.hooks is not None:
+            self.hooks.remove()

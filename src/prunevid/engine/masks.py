@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.masking_utils import create_causal_mask
 
 from prunevid.engine.cache import view_of, visible_of
@@ -103,8 +103,8 @@ def _static(language_model: Any, hidden: Tensor, visible: Tensor | None, keys: i
     own = torch.arange(queries, device=hidden.device) + start.to(hidden.device)
     allowed = (places[None, :] <= own[:, None])[None].expand(rows, -1, -1)
     if visible is not None:
-        rest = torch.ones(rows, keys - visible.shape[1], dtype=torch.bool, device=hidden.device)
-        allowed = allowed & torch.cat([visible.to(hidden.device), rest], dim=1)[:, None, :]
+        seen = nn.functional.pad(visible.to(hidden.device), (0, keys - visible.shape[1]), value=True)
+        allowed = allowed & seen[:, None, :]
     allowed = allowed[:, None]
     if language_model.config._attn_implementation == "eager":
         return torch.zeros_like(allowed, dtype=hidden.dtype).masked_fill(~allowed, torch.finfo(hidden.dtype).min)

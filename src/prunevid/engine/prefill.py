@@ -11,11 +11,12 @@ import logging
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from prunevid.core import MergedVideo
 from prunevid.engine import cache as caches
 from prunevid.engine.choosing import Chooser, bands
+from prunevid.engine.hooks import OwnHooks
 from prunevid.engine.masks import left_padding, padding_mask
 from prunevid.engine.record import Encoded, RowRecord, Summary, TokenMap, report
 from prunevid.engine.rows import Row, RowVideo, merge_row, plan_rows
@@ -23,7 +24,7 @@ from prunevid.engine.shrinking import Shrinker
 from prunevid.engine.timing import stopwatch
 from prunevid.errors import UnsupportedError
 from prunevid.methods.base import Method, Video
-from prunevid.models.base import Adapter, Shortening
+from prunevid.models.base import Adapter, Shortening, VideoLayout
 
 logger = logging.getLogger("prunevid")
 
@@ -36,7 +37,8 @@ class Prefill:
         self.video_mask = input_ids == adapter.video_token_id(config)
         image = adapter.image_token_id(config)
         self.image_mask = input_ids == image if image is not None else torch.zeros_like(self.video_mask)
-        self.encoded: Encoded | None = None
+        self.encoded: dict[str, Encoded] = {}  # of videos, and of images where the method prunes them
+        self.hooks = OwnHooks()
         self.times: dict[str, float] = {}
         self.started = 0.0
         self.cache: Any = None
@@ -68,7 +70,7 @@ class Prefill:
         with stopwatch(self.times, "merge", embeds.device, self.method.collect_stats):
             valid = padding_mask(kwargs.get("attention_mask"), embeds.shape[0], embeds.shape[1], embeds.device)
             on_host = torch.stack([self.video_mask, self.image_mask, valid.to(self.video_mask.device)]).cpu()
-            if not self._plan(on_host, embeds):
+            if not self._plan({"video": on_host[0], "image": on_host[1]}, on_host[2], embeds):
                 return kwargs
             ragged = self.acts and not _left_padded(on_host[2])
             if ragged or any(row.embeds is not None for row in self.rows):
@@ -85,39 +87,47 @@ class Prefill:
 
     @property
     def acts(self) -> bool:
-        """Whether this prefill holds a video and the method does something to it."""
-        videos = self.encoded is not None and any(layout.cells for layout in self.encoded.layouts)
+        """Whether this prefill holds a video (or an image to prune) and the method does something to it."""
+        videos = any(layout.cells for encoded in self.encoded.values() for layout in encoded.layouts)
         return videos and self.method.acts
 
-    def _plan(self, on_host: Tensor, embeds: Tensor) -> bool:
+    def _plan(self, masks: dict[str, Tensor], valid: Tensor, embeds: Tensor) -> bool:
         """Finds the videos of every row and merges them; False where they can't be found and needn't be."""
-        order = self.method.token_order
-        raster = (self.adapter.token_order if order == "auto" else order) == "raster"
+        layouts = {kind: encoded.layouts for kind, encoded in self.encoded.items()}
+        if self.method.prunes_images:
+            layouts.setdefault("image", [])
         try:
-            video, image, valid = on_host
-            plans = plan_rows(video, image, valid, self.encoded.layouts if self.encoded else [])
+            plans = plan_rows(masks, valid, {"video": [], **layouts})
         except UnsupportedError:
             if self.acts:
                 raise
             return False
         for index, plan in enumerate(plans):
-            row, maps = merge_row(plan, embeds[index], self._merge, raster or not self.adapter.contiguous)
+            row, maps = merge_row(plan, embeds[index], self._merge, self._raster)
             self.rows.append(row)
             self.records.append(RowRecord(plan, [TokenMap(v.layout, m) for v, m in zip(plan.videos, maps)]))
         return True
 
+    def _raster(self, layout: VideoLayout) -> bool:
+        """Whether a video's merged tokens stand by place: they must where its cells are no unbroken run."""
+        order, adapter = self.method.token_order, self.adapter
+        if order == "auto":
+            order = adapter.token_order if adapter.contiguous else "raster"
+        return order == "raster" or layout.newlines > 0 or not (layout.image or adapter.contiguous)
+
     def _merge(self, video: RowVideo, features: Tensor) -> MergedVideo | None:
         """Stage 1 of one video, once for all rows that show it; None where it would change nothing."""
-        if not self.method.merges or self.encoded is None:
+        if not self.method.merges:
             return None
-        key = (self.method, video.index)
-        if key not in self.encoded.merged:
-            layout = video.layout
+        encoded, layout = self.encoded[video.kind], video.layout
+        known, key = encoded.merged, (self.method, video.index)
+        if key not in known:
             split = self.method.split(layout.cells, layout.frames, len(self.language_model.layers))
-            merged = self.method.merge(Video(features, layout.height, layout.width, split.merged))
+            tower = encoded.views[video.index] if encoded.views is not None else None
+            merged = self.method.merge(Video(features, layout.height, layout.width, split.merged, tower))
             whole = merged is None or merged.features.shape[0] == video.layout.cells
-            self.encoded.merged[key] = None if whole else merged
-        return self.encoded.merged[key]
+            known[key] = None if whole else merged
+        return known[key]
 
     def _shorten(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The language model's arguments for the merged rows, left-padded to the longest."""
@@ -141,7 +151,7 @@ class Prefill:
         return {**kwargs, **shorter, **self.adapter.shorten(kwargs, Shortening(source, target))}
 
     def _positions(self, positions: Tensor | None, source: Tensor) -> Tensor:
-        """Positions of the merged rows: gathered for (t, h, w) rotary positions, renumbered for one axis."""
+        """Positions of the merged rows for the language model; see `_keep_positions` for the kept ones of one axis."""
         rows = source.shape[0]
         if positions is None:
             positions = torch.arange(self.original_length, device=source.device)[None]
@@ -150,12 +160,29 @@ class Prefill:
         positions = positions.to(source.device)
         counted = self.counted(source)
         if self.adapter.positions == "1d":
-            self.shift = positions[..., -1:].expand(rows, 1) - counted[:, -1:]
+            if self.method.position_scheme == "keep":
+                self._keep_positions(positions.expand(rows, -1).gather(1, source))
+            else:
+                self.shift = positions[..., -1:].expand(rows, 1) - counted[:, -1:]
             return counted
         gathered = positions.expand(-1, rows, -1).gather(2, source[None].expand(positions.shape[0], -1, -1))
         if gathered.shape[0] == 4:  # row 0 counts text tokens; gaps in it would look like packed sequences
             gathered[0] = counted
         return gathered
+
+    def _keep_positions(self, kept: Tensor) -> None:
+        """Gives (B, n) positions to the rotary embedding alone.
+
+        The language model itself gets positions without gaps, because masks and some kernels take a gap for the
+        boundary between packed sequences.
+        """
+
+        def rotate(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if len(args) > 1:
+                return (args[0], kept, *args[2:]), kwargs
+            return args, {**kwargs, "position_ids": kept}
+
+        self.hooks.add(self.language_model.rotary_emb.register_forward_pre_hook, rotate, with_kwargs=True)
 
     def counted(self, like: Tensor) -> Tensor:
         """(B, n) int64: 0, 1, 2, ... over the tokens that are no padding."""
@@ -193,6 +220,7 @@ class Prefill:
 
     def disarm(self) -> None:
         """Removes every hook of this prefill; safe to call twice."""
+        self.hooks.remove()
         for part in (self.chooser, self.shrinker):
             if part is not None:
                 part.disarm()

@@ -12,24 +12,26 @@ from torch import Tensor
 
 from prunevid.core import MergedVideo
 from prunevid.engine.rows import RowPlan
+from prunevid.methods.base import TowerView
 from prunevid.models.base import VideoLayout
 from prunevid.stats import decoder_flops, row_stats
 
 
 @dataclass
 class Encoded:
-    """Travels on the encoder's output: the layouts of its videos, and what stage 1 made of them."""
+    """Travels on the encoder's output: the layouts of its videos or images, and what stage 1 made of them."""
 
     layouts: list[VideoLayout]  # in the order of the placeholders
     milliseconds: float
     merged: dict[tuple[Any, int], MergedVideo | None] = field(default_factory=dict)  # by method and video
+    views: list[TowerView] | None = None  # of each video, where the method asks for them
 
 
 @dataclass
 class TokenMap:
     """What became of every cell of one video's grid in one prompt (enough to draw it; `docs/architecture.md`).
 
-    layout: the grid.
+    layout: the grid; `layout.image` tells an image from a video.
     merged: stage 1's result, or None where the video passed whole (every cell its own token).
     kept: (k,) int64, merged tokens that the choices inside the model kept, ascending; None where none was made.
     scores: (n,) float32, the scores of the last choice that a merged token took part in; None where none was scored.
@@ -90,7 +92,7 @@ class TokenMap:
 
     @property
     def tokens(self) -> int:
-        """Tokens after stage 1, the protected tail left out."""
+        """Tokens after stage 1, the protected ones left out."""
         return self.layout.cells if self.merged is None else int(self.merged.features.shape[0])
 
 

@@ -6,7 +6,7 @@ Everything that can be decided from token ids is decided on the host after one r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -17,15 +17,20 @@ from prunevid.errors import UnsupportedError
 from prunevid.models.base import VideoLayout
 
 CHUNK_MESSAGE = (
-    "The prompt holds {found} video tokens but the encoder was asked for {known}; pruning needs the whole prompt in "
-    "one forward pass, so leave prefill_chunk_size unset and let the attached model encode its own videos."
+    "The prompt holds {found} {kind} tokens but the encoder was asked for {known}; pruning needs the whole prompt in "
+    "one forward pass, so leave prefill_chunk_size unset and let the attached model encode its own {kind}s."
 )
 
 
 @dataclass(frozen=True)
 class RowVideo:
-    """One video of one row: which layout of the batch it is, and the places (T*N,) int64 of its cells in the row."""
+    """One video (or image) of one row.
 
+    kind: "video" or "image", whose placeholders it has; index: which layout of that kind of the batch it is; cells:
+    (T*N,) int64, the places of its cells in the row, ascending.
+    """
+
+    kind: str
     index: int
     layout: VideoLayout
     cells: Tensor
@@ -35,7 +40,8 @@ class RowVideo:
 class RowPlan:
     """One row of the unpruned batch, on the host.
 
-    other: (n,) int64 places of the row's valid tokens that are no grid cells (text, images, protected tails).
+    videos: in the order in which they stand in the row.
+    other: (n,) int64 places of the row's valid tokens that are no grid cells (text, whole images, protected tokens).
     after: number of valid tokens after the last visual token of any kind: the question rows of stage 2.
     """
 
@@ -50,34 +56,45 @@ class RowPlan:
 
     @property
     def visual(self) -> int:
-        """Visual tokens of the row's videos, protected tails included."""
+        """Visual tokens of the row's videos, the protected ones included."""
         return sum(video.layout.tokens for video in self.videos)
 
 
-def plan_rows(video: Tensor, image: Tensor, valid: Tensor, layouts: list[VideoLayout]) -> list[RowPlan]:
-    """Finds every video of every row.
+def plan_rows(masks: Mapping[str, Tensor], valid: Tensor, layouts: Mapping[str, list[VideoLayout]]) -> list[RowPlan]:
+    """Finds every video of every row, and every image that is treated as one.
 
     Args:
-        video, image, valid: (B, L) boolean on the CPU: placeholders of videos and of images; tokens that are no
-            padding.
-        layouts: of the videos in the order of the placeholders, before `generate` repeated rows for beams or several
-            return sequences (the rows then are a multiple of what the layouts describe).
+        masks: "video" and "image" to (B, L) boolean on the CPU: their placeholders.
+        valid: (B, L) boolean on the CPU: tokens that are no padding.
+        layouts: by the same names, in the order of the placeholders, before `generate` repeated rows for beams or
+            several return sequences (the rows then are a multiple of what the layouts describe). What has no entry
+            stays whole.
 
     Raises:
         UnsupportedError: placeholders and layouts don't fit together (a chunk of a prompt, foreign features).
     """
-    counts = video.sum(1).tolist()
+    visual = torch.stack(list(masks.values())).any(0)
+    found: list[list[RowVideo]] = [[] for _ in valid]
+    for kind, known in layouts.items():
+        for row, videos in zip(found, _find(kind, masks[kind], known)):
+            row += videos
+    return [_plan_row(visual[r], valid[r], videos) for r, videos in enumerate(found)]
+
+
+def _find(kind: str, mask: Tensor, layouts: list[VideoLayout]) -> list[list[RowVideo]]:
+    """The videos (or images) of every row, from the (B, L) mask of their placeholders."""
+    counts = mask.sum(1).tolist()
     if not layouts and not any(counts):
-        return [_plan_row(video[r], image[r], valid[r], []) for r in range(len(counts))]
+        return [[] for _ in counts]
     known = sum(layout.tokens for layout in layouts)
     repeat = sum(counts) // known if known else 0
     if repeat < 1 or repeat * known != sum(counts) or len(counts) % repeat:
-        raise UnsupportedError(CHUNK_MESSAGE.format(found=sum(counts), known=known))
-    groups = _share_out(counts[::repeat], layouts)
-    return [_plan_row(video[r], image[r], valid[r], groups[r // repeat]) for r in range(len(counts))]
+        raise UnsupportedError(CHUNK_MESSAGE.format(found=sum(counts), known=known, kind=kind))
+    groups = _share_out(kind, counts[::repeat], layouts)
+    return [_place(kind, row.nonzero()[:, 0], groups[r // repeat]) for r, row in enumerate(mask)]
 
 
-def _share_out(counts: list[int], layouts: list[VideoLayout]) -> list[list[tuple[int, VideoLayout]]]:
+def _share_out(kind: str, counts: list[int], layouts: list[VideoLayout]) -> list[list[tuple[int, VideoLayout]]]:
     """Deals the layouts to the rows by their numbers of placeholders."""
     rows: list[list[tuple[int, VideoLayout]]] = []
     upcoming = iter(enumerate(layouts))
@@ -89,24 +106,28 @@ def _share_out(counts: list[int], layouts: list[VideoLayout]) -> list[list[tuple
             row.append((index, layout))
             filled += layout.tokens
         if filled != count:
-            raise UnsupportedError(CHUNK_MESSAGE.format(found=count, known=filled))
+            raise UnsupportedError(CHUNK_MESSAGE.format(found=count, known=filled, kind=kind))
         rows.append(row)
     return rows
 
 
-def _plan_row(video: Tensor, image: Tensor, valid: Tensor, row: list[tuple[int, VideoLayout]]) -> RowPlan:
-    places = video.nonzero()[:, 0]
+def _place(kind: str, places: Tensor, row: list[tuple[int, VideoLayout]]) -> list[RowVideo]:
+    """Where the cells of one row's layouts are, from the places of all their placeholders."""
     videos, start = [], 0
-    other = valid.clone()
     for index, layout in row:
-        cells = places[start : start + layout.cells]
-        if len(cells):  # a picture that stays whole has none
-            videos.append(RowVideo(index, layout, cells))
-            other[cells] = False
+        if layout.cells:  # a picture that stays whole has none
+            videos.append(RowVideo(kind, index, layout, places[start + layout.places()]))
         start += layout.tokens
-    visual = (video | image).nonzero()[:, 0]
-    after = int(valid[int(visual[-1]) + 1 :].sum()) if len(visual) else 0
-    return RowPlan(videos, other.nonzero()[:, 0], after)
+    return videos
+
+
+def _plan_row(visual: Tensor, valid: Tensor, videos: list[RowVideo]) -> RowPlan:
+    other = valid.clone()
+    for video in videos:
+        other[video.cells] = False
+    last = visual.nonzero()[-1:, 0]
+    after = int(valid[int(last) + 1 :].sum()) if len(last) else 0
+    return RowPlan(sorted(videos, key=lambda video: int(video.cells[0])), other.nonzero()[:, 0], after)
 
 
 @dataclass
@@ -138,7 +159,10 @@ class Row:
 
 
 def merge_row(
-    plan: RowPlan, embeds: Tensor, merge: Callable[[RowVideo, Tensor], MergedVideo | None], raster: bool
+    plan: RowPlan,
+    embeds: Tensor,
+    merge: Callable[[RowVideo, Tensor], MergedVideo | None],
+    raster: Callable[[VideoLayout], bool],
 ) -> tuple[Row, list[MergedVideo | None]]:
     """Builds one row's shorter sequence.
 
@@ -146,7 +170,8 @@ def merge_row(
         plan: the unpruned row.
         embeds: (L, C) its embeddings, visual features already in place.
         merge: called once for each video with its features (T, N, C); None where nothing is merged.
-        raster: whether merged tokens stand in the order of their representatives; otherwise in the order of stage 1.
+        raster: whether a video's merged tokens stand in the order of their representatives; otherwise in the order of
+            stage 1, from the place of the first cell on.
 
     Returns:
         The row, and what `merge` returned for each video.
@@ -172,7 +197,7 @@ def merge_row(
         before = sum(map(len, places))
         members.append(torch.where(went < 0, went, went + before))
         places.append(place)
-        keys.append(place if raster or merged is None else cells[: len(place)])
+        keys.append(place if merged is None or raster(video.layout) else cells[: len(place)])
         features.append(feature.to(embeds.dtype))
         groups.append(group + next_group)
         next_group += frames * 2

@@ -7,13 +7,13 @@ attended to is summed up from the layer's own queries and keys, some queries at 
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from prunevid.engine import cache as caches
+from prunevid.engine.hooks import OwnHooks
 from prunevid.engine.masks import left_padding
 from prunevid.errors import UnsupportedError
 from prunevid.methods.base import LayerCache
@@ -31,8 +31,7 @@ class Shrinker:
     def __init__(self, prefill: Prefill):
         self.prefill = prefill
         self.layers = prefill.language_model.layers
-        self.thread = threading.get_ident()
-        self.handles: list[Any] = []
+        self.hooks = OwnHooks()
         self.queries: Tensor | None = None
         self.tables: tuple[Tensor, Tensor] | None = None
         self.quotas = [
@@ -50,15 +49,13 @@ class Shrinker:
         """Puts the hooks in place."""
         for index, layer in enumerate(self.layers):
             queries, _ = self.prefill.adapter.projections(layer.self_attn)
-            self.handles.append(layer.register_forward_pre_hook(self._before, with_kwargs=True))
-            self.handles.append(queries.register_forward_hook(self._see))
-            self.handles.append(layer.register_forward_hook(self._after(index), with_kwargs=True))
+            self.hooks.add(layer.register_forward_pre_hook, self._before, with_kwargs=True)
+            self.hooks.add(queries.register_forward_hook, self._see)
+            self.hooks.add(layer.register_forward_hook, self._after(index), with_kwargs=True)
 
     def disarm(self) -> None:
         """Removes every hook; safe to call twice."""
-        for handle in self.handles:
-            handle.remove()
-        self.handles.clear()
+        self.hooks.remove()
         self.queries = self.tables = None
 
     def finish(self) -> None:
@@ -73,8 +70,6 @@ class Shrinker:
     # ---- hooks ---------------------------------------------------------------------------------------------------
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if threading.get_ident() != self.thread:
-            return
         self.tables = kwargs["position_embeddings"]
         if self.prefill.cache is None:
             self.prefill.cache = kwargs.get("past_key_values")
@@ -85,12 +80,11 @@ class Shrinker:
             )
 
     def _see(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        if threading.get_ident() == self.thread:
-            self.queries = output
+        self.queries = output
 
     def _after(self, index: int) -> Any:
         def shrink(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            if threading.get_ident() == self.thread and self.queries is not None:
+            if self.queries is not None:
                 self._shrink(index)
 
         return shrink

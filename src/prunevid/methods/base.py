@@ -165,6 +165,9 @@ class Method:
         retention_tokens: the same as a number of tokens a video, at least 1. Not both.
         average_over_layers: whether the budget is the mean over the decoder's layers of the tokens that a layer
             processes; otherwise what is left at the end.
+        positions: of the tokens after `merge` in models with positions on one axis: "renumber" (counted anew), "keep"
+            (each token its representative's place in the unpruned prompt) or "auto" (as the method's authors do it).
+            Models with (t, h, w) positions keep them.
     """
 
     name: ClassVar[str] = "none"
@@ -173,6 +176,7 @@ class Method:
     retention_ratio: float | None = field(default=None, kw_only=True)
     retention_tokens: int | None = field(default=None, kw_only=True)
     average_over_layers: bool = field(default=False, kw_only=True)
+    positions: Literal["auto", "renumber", "keep"] = field(default="auto", kw_only=True)
 
     def __post_init__(self) -> None:
         ratio, tokens = self.retention_ratio, self.retention_tokens
@@ -183,6 +187,8 @@ class Method:
         number = isinstance(ratio, (int, float)) and not isinstance(ratio, bool)
         if ratio is not None and not (number and 0 < ratio <= 1):
             raise ConfigError(f"retention_ratio is {ratio!r}, but must be above 0 and at most 1.")
+        if self.positions not in ("auto", "renumber", "keep"):
+            raise ConfigError(f"positions is {self.positions!r}, but must be one of 'auto', 'renumber', 'keep'.")
         whole = isinstance(tokens, int) and not isinstance(tokens, bool)
         if tokens is not None and not (whole and tokens >= 1):
             raise ConfigError(f"retention_tokens is {tokens!r}, but must be a whole number of at least 1.")
@@ -198,6 +204,15 @@ class Method:
     def selection_layers(self) -> tuple[int, ...]:
         """0-based decoder layers, ascending, after each of which tokens are chosen."""
         return ()
+
+    def for_depth(self, depth: int, first: int = 0) -> Method:
+        """This method with whatever depends on a model's depth filled in; called once, by `attach`.
+
+        Args:
+            depth: decoder layers of the model.
+            first: the lowest layer that its family allows for the choice.
+        """
+        return self
 
     @property
     def compresses_cache(self) -> bool:
@@ -225,9 +240,21 @@ class Method:
         return None
 
     @property
+    def prunes_images(self) -> bool:
+        """Whether the images of a prompt are treated as videos of one frame; otherwise they stay whole."""
+        return False
+
+    @property
     def token_order(self) -> Literal["auto", "merged", "raster"]:
         """Order of the merged tokens in the sequence; "auto": what suits the model family."""
         return "raster"
+
+    @property
+    def position_scheme(self) -> Literal["auto", "renumber", "keep"]:
+        """Positions after `merge`: counted anew, each token its representative's, or what suits the family."""
+        if self.positions == "auto" and self.natural_positions == "keep":
+            return "keep"
+        return self.positions
 
     @property
     def collect_stats(self) -> bool:
@@ -242,7 +269,7 @@ class Method:
     # ---- slots ---------------------------------------------------------------------------------------------------
 
     def merge(self, video: Video) -> MergedVideo | None:
-        """Slot 1: fewer tokens of one video; None leaves them as they are."""
+        """Slot 1: fewer tokens of one video (an image: T = 1); None leaves them as they are."""
         return None
 
     def choose(self, choosing: Choosing) -> Choice:

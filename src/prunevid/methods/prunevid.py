@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from prunevid.config import PruneVidConfig
+from prunevid.config import DefaultLayer, PruneVidConfig
 from prunevid.core import MergedVideo, merge_video, question_scores, select_by_group, select_top, share_out
 from prunevid.methods.base import Choice, Choosing, Method, Video, top_tokens
 from prunevid.methods.budget import Split, largest, mean_over_layers
@@ -33,15 +33,32 @@ class PruneVid(Method):
         """See `Method.selection_layers`."""
         return (self.config.pruning_layer,) if self.config.enable_stage2 else ()
 
+    def for_depth(self, depth: int, first: int = 0) -> PruneVid:
+        """See `Method.for_depth`: a layer that was not given is scaled to the model."""
+        layer = self.config.pruning_layer
+        if not isinstance(layer, DefaultLayer):
+            return self
+        return dataclasses.replace(self, config=self.config.replace(pruning_layer=layer.for_depth(depth, first)))
+
     @property
     def compresses_cache(self) -> bool:
         """See `Method.compresses_cache`."""
         return self.config.enable_stage2 and self.config.enable_cache_compression
 
     @property
+    def prunes_images(self) -> bool:
+        """See `Method.prunes_images`."""
+        return self.config.prune_images
+
+    @property
     def token_order(self) -> Literal["auto", "merged", "raster"]:
         """See `Method.token_order`."""
         return self.config.token_order
+
+    @property
+    def position_scheme(self) -> Literal["auto", "renumber", "keep"]:
+        """See `Method.position_scheme`."""
+        return self.config.positions
 
     @property
     def collect_stats(self) -> bool:
@@ -127,7 +144,8 @@ class PruneVid(Method):
 
     def replace(self, **overrides: Any) -> PruneVid:
         """A copy with some settings of its config, or of its budget, changed."""
-        budget = {field.name for field in dataclasses.fields(Method)}
+        settings = {field.name for field in dataclasses.fields(self.config)}
+        budget = {field.name for field in dataclasses.fields(Method)} - settings
         own = {name: value for name, value in overrides.items() if name in budget}
         rest = {name: value for name, value in overrides.items() if name not in budget}
         return dataclasses.replace(self, config=self.config.replace(**rest), **own)

@@ -42,13 +42,18 @@ def adapter_for(model: Any) -> Adapter:
     """
     model_type = getattr(getattr(model, "config", None), "model_type", None)
     if model_type not in _ADAPTERS:
-        near = difflib.get_close_matches(str(model_type), supported(), n=1, cutoff=0.5)
-        nearest = f" The nearest of them is {near[0]}; docs/models.md says how to add a family." if near else ""
-        raise UnsupportedModelError(
-            f"A model of type {model_type!r} ({type(model).__name__}) can't be pruned; the supported types are "
-            f"{', '.join(supported())}.{nearest}"
-        )
+        raise unknown(model_type, f"A {type(model).__name__}")
     return _ADAPTERS[model_type]
+
+
+def unknown(model_type: Any, what: str) -> UnsupportedModelError:
+    """The error for a model type without an adapter: names those that have one, the nearest, and the page to read."""
+    near = difflib.get_close_matches(str(model_type), supported(), n=1, cutoff=0.5)
+    nearest = f"the nearest of them is {near[0]}, and " if near else ""
+    return UnsupportedModelError(
+        f"{what} of type {model_type!r} can't be pruned; the supported types are {', '.join(supported())}; "
+        f"{nearest}docs/models.md says how to add a family."
+    )
 
 
 def table() -> str:
@@ -100,5 +105,6 @@ __all__ = [
     "supported",
     "table",
     "tower_table",
+    "unknown",
     "watch_tower",
 ]

@@ -22,14 +22,20 @@ from prunevid.models.towers import Tower
 class VideoLayout:
     """The visual tokens of one video in the order in which they stand in the prompt: frame by frame, row by row.
 
+    An image is a video of one frame.
+
     frames, height, width: the grid of visual tokens (after the model's own merging or pooling).
     tail: tokens after the grid that belong to the video's placeholders and are never pruned (a newline, say).
+    newlines: tokens after every row of the grid that are never pruned.
+    image: whether it is an image (or one view of an image that the model shows several times).
     """
 
     frames: int
     height: int
     width: int
     tail: int = 0
+    newlines: int = 0
+    image: bool = False
 
     @property
     def cells(self) -> int:
@@ -38,8 +44,18 @@ class VideoLayout:
 
     @property
     def tokens(self) -> int:
-        """Placeholder tokens of the video, the protected tail included."""
-        return self.cells + self.tail
+        """Placeholder tokens of the video, the protected ones included."""
+        return self.frames * self.height * (self.width + self.newlines) + self.tail
+
+    def places(self) -> Tensor:
+        """(cells,) int64: where the cells stand among the placeholders."""
+        rows = self.frames * self.height
+        every = torch.arange(rows * (self.width + self.newlines)).view(rows, self.width + self.newlines)
+        return every[:, : self.width].flatten()
+
+    def whole(self) -> VideoLayout:
+        """The same placeholders without a cell, so that none of them is pruned."""
+        return VideoLayout(0, self.height, self.width, tail=self.tokens, image=self.image)
 
 
 @dataclass(frozen=True)
@@ -68,13 +84,17 @@ class Adapter(ABC):
         checkpoints: hub ids that users know, for messages and tables.
         arrangement: how a video's tokens stand in the prompt, for tables (g: patches of a frame's row).
         feature_function: name of the method of the base model that encodes videos.
+        image_function: name of the one that encodes images; None where images can't be pruned or come as frames do.
         language_name: name of the decoder in the base model.
         modality: under which name the encoder's output stands in the base model's `mm_encoder_outputs`.
         pixels: name of the base model's argument that holds a video's pixels.
+        image_pixels: names that its argument for images has had.
         frames_as_images: whether frames come as images, so that only the caller can say which belong to a video;
             `layouts` then finds `frames_per_video` among its arguments.
-        positions: "mrope" (each kept token keeps its own (t, h, w)) or "1d" (renumbered after stage 1).
+        positions: "mrope" (each kept token keeps its own (t, h, w)) or "1d" (renumbered after stage 1, or kept where
+            the method says so).
         token_order: what `token_order="auto"` means for the family.
+        equal_frames: whether the family's processor needs the same number of frames in all videos of a batch.
         contiguous: whether the tokens of a video stand in one unbroken run (needed for the order "merged").
         salience: what the attention of a cell in the vision tower is, for tables.
     """
@@ -83,10 +103,13 @@ class Adapter(ABC):
     checkpoints: ClassVar[tuple[str, ...]] = ()
     arrangement: ClassVar[str] = ""
     feature_function: ClassVar[str] = "get_video_features"
+    image_function: ClassVar[str | None] = None
     language_name: ClassVar[str] = "language_model"
     modality: ClassVar[str] = "video"
     pixels: ClassVar[str] = "pixel_values_videos"
+    image_pixels: ClassVar[tuple[str, ...]] = ("pixel_values",)
     frames_as_images: ClassVar[bool] = False
+    equal_frames: ClassVar[bool] = False
     positions: ClassVar[Literal["mrope", "1d"]] = "1d"
     token_order: ClassVar[Literal["merged", "raster"]] = "merged"
     contiguous: ClassVar[bool] = True
@@ -101,6 +124,14 @@ class Adapter(ABC):
             arguments: the call's arguments by name.
             output: what the call returned.
         """
+
+    def image_layouts(self, base: Any, arguments: dict[str, Any], output: Any) -> list[VideoLayout]:
+        """The layouts of the images of one call of `image_function`, in the order of the placeholders.
+
+        One for each image, or for each of its views where the model shows it several times (a view is merged by
+        itself); every one with `image=True`. Arguments as for `layouts`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has an image_function, but no image_layouts.")
 
     def check(self, arguments: dict[str, Any]) -> None:  # noqa: B027 - most families take every prompt
         """Refuses a prompt that can't be pruned.
@@ -117,7 +148,7 @@ class Adapter(ABC):
         return int(_first(config, "video_token_id", "video_token_index"))
 
     def image_token_id(self, config: Any) -> int | None:
-        """Token id of an image's placeholders (images stay whole; a question comes after the last of them)."""
+        """Token id of an image's placeholders; None where images use those of videos."""
         return _first(config, "image_token_id", "image_token_index")
 
     def language_model(self, base: Any) -> Any:

@@ -12,7 +12,7 @@ from prunevid.models.base import VideoLayout
 def picture_layouts(pictures: int, height: int, width: int, frames: int | Sequence[int] | None) -> list[VideoLayout]:
     """Layouts of pictures of height x width tokens, as `frames_per_video` of `prunevid.attach` groups them.
 
-    A picture that is no frame is a layout of protected tokens alone.
+    A picture that is no frame is an image.
 
     Raises:
         InputError: `frames` does not describe that many pictures.
@@ -22,7 +22,7 @@ def picture_layouts(pictures: int, height: int, width: int, frames: int | Sequen
         if run > 0:
             layouts.append(VideoLayout(run, height, width))
         else:
-            layouts += [VideoLayout(0, height, width, tail=height * width)] * -run
+            layouts += [VideoLayout(1, height, width, image=True)] * -run
     return layouts
 
 

@@ -35,17 +35,18 @@ class InternVL(Adapter):
     frames_as_images: ClassVar[bool] = True
     contiguous: ClassVar[bool] = False
     salience: ClassVar[str] = "from the class token; cells are means over 2 x 2 patches"
+    equal_frames: ClassVar[bool] = True
 
     def video_token_id(self, config: Any) -> int:
         """Frames use the pictures' placeholder."""
         return int(config.image_token_id)
 
     def image_token_id(self, config: Any) -> int | None:
-        """None: pictures that are no frames come as layouts without cells."""
+        """None: pictures that are no frames come among the layouts too."""
         return None
 
     def layouts(self, base: Any, arguments: dict[str, Any], output: Any) -> list[VideoLayout]:
-        """See `Adapter.layouts`; a picture that is no frame is a layout of protected tokens alone."""
+        """See `Adapter.layouts`; a picture that is no frame is an image."""
         vision = base.config.vision_config
         side = int(vision.image_size[0] // vision.patch_size[0] * base.config.downsample_ratio)
         pictures = int(first_pixels(arguments).shape[0])

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from prunevid.models.base import Adapter, VideoLayout, stacked_frames
+from prunevid.models.tiles import image_sizes, tiled_layouts
 from prunevid.models.towers import PictureTower, Tower, mean_pool
 
 
@@ -20,6 +21,8 @@ class LlavaNextVideo(Adapter):
     )
     arrangement: ClassVar[str] = "one run of T * (g // stride)^2 tokens"
     salience: ClassVar[str] = "from the class token; cells are means over stride x stride patches"
+    equal_frames: ClassVar[bool] = True
+    image_function: ClassVar[str | None] = "get_image_features"
 
     def layouts(self, base: Any, arguments: dict[str, Any], output: Any) -> list[VideoLayout]:
         """See `Adapter.layouts`."""
@@ -31,3 +34,7 @@ class LlavaNextVideo(Adapter):
     def tower(self, base: Any) -> Tower:
         """See `Adapter.tower`."""
         return PictureTower(base.vision_tower, mean_pool(base.config.spatial_pool_stride))
+
+    def image_layouts(self, base: Any, arguments: dict[str, Any], output: Any) -> list[VideoLayout]:
+        """See `Adapter.image_layouts`: two views an image."""
+        return [view for size in image_sizes(arguments) for view in tiled_layouts(base.config, size)]

@@ -7,6 +7,7 @@ import math
 from typing import Any, ClassVar
 
 from prunevid.models.base import Adapter, VideoLayout, stacked_frames
+from prunevid.models.tiles import image_sizes, tiled_layouts
 from prunevid.models.towers import PictureTower, Tower, bilinear_pool
 
 
@@ -25,6 +26,8 @@ class LlavaOnevision(Adapter):
     )
     arrangement: ClassVar[str] = "one run of T * ceil(g / 2)^2 tokens, then one newline, which is never pruned"
     salience: ClassVar[str] = "mean over the frame's patches; cells pooled as the features are (bilinear)"
+    equal_frames: ClassVar[bool] = True
+    image_function: ClassVar[str | None] = "get_image_features"
 
     def layouts(self, base: Any, arguments: dict[str, Any], output: Any) -> list[VideoLayout]:
         """See `Adapter.layouts`."""
@@ -36,3 +39,16 @@ class LlavaOnevision(Adapter):
     def tower(self, base: Any) -> Tower:
         """See `Adapter.tower`."""
         return PictureTower(base.vision_tower, bilinear_pool(2))
+
+    def image_layouts(self, base: Any, arguments: dict[str, Any], output: Any) -> list[VideoLayout]:
+        """See `Adapter.image_layouts`: two views of a row's only image; one and a newline of each of several."""
+        vision, sizes = base.config.vision_config, image_sizes(arguments)
+        side = vision.image_size // vision.patch_size
+        whole = [VideoLayout(1, side, side, tail=1, image=True)]
+        counts = arguments.get("batch_num_images")
+        tiled = [True] * len(sizes) if counts is None else [int(n) == 1 for n in counts for _ in range(int(n))]
+        most = int(
+            (arguments.get("vision_aspect_ratio") or base.config.vision_aspect_ratio).removeprefix("anyres_max_")
+        )
+        views = [tiled_layouts(base.config, size, most) if cut else whole for size, cut in zip(sizes, tiled)]
+        return [view for image in views for view in image]

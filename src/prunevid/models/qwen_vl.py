@@ -28,6 +28,7 @@ class QwenVL(Adapter):
         "Qwen/Qwen2-VL-7B-Instruct",
     )
     arrangement: ClassVar[str] = "one run of T * H * W / 4 tokens a video"
+    image_function: ClassVar[str | None] = "get_image_features"
     positions: ClassVar[Literal["mrope", "1d"]] = "mrope"
     token_order: ClassVar[Literal["merged", "raster"]] = "raster"
     salience: ClassVar[str] = (
@@ -37,14 +38,11 @@ class QwenVL(Adapter):
 
     def layouts(self, base: Any, arguments: dict[str, Any], output: Any) -> list[VideoLayout]:
         """See `Adapter.layouts`."""
-        grid = arguments.get("video_grid_thw")
-        if grid is None:
-            raise UnsupportedError(
-                "The video features were asked for without video_grid_thw, so the frames are not known; pass what "
-                "the model's processor returned."
-            )
-        merge = int(base.visual.spatial_merge_size)
-        return [VideoLayout(t, h // merge, w // merge) for t, h, w in grid.tolist()]
+        return _grids(base, arguments, "video")
+
+    def image_layouts(self, base: Any, arguments: dict[str, Any], output: Any) -> list[VideoLayout]:
+        """See `Adapter.image_layouts`."""
+        return _grids(base, arguments, "image")
 
     def tower(self, base: Any) -> Tower:
         """See `Adapter.tower`; a tower with windows has its merge blocks window by window."""
@@ -56,6 +54,18 @@ class QwenVL(Adapter):
 
         windows = order if hasattr(visual, "fullatt_block_indexes") else None
         return PackedTower(visual, mean_pool, lambda arguments, layouts: [merge] * len(layouts), windows)
+
+
+def _grids(base: Any, arguments: dict[str, Any], kind: str) -> list[VideoLayout]:
+    """The layouts that `video_grid_thw` or `image_grid_thw` describes."""
+    grid = arguments.get(f"{kind}_grid_thw")
+    if grid is None:
+        raise UnsupportedError(
+            f"The {kind} features were asked for without {kind}_grid_thw, so their grid is not known; pass what the "
+            "model's processor returned."
+        )
+    merge = int(base.visual.spatial_merge_size)
+    return [VideoLayout(t, h // merge, w // merge, image=kind == "image") for t, h, w in grid.tolist()]
 
 
 def _window_order(visual: Any, arguments: dict[str, Any]) -> Tensor:

@@ -37,17 +37,18 @@ class SmolVLM(Adapter):
     salience: ClassVar[str] = (
         "mean over the picture's patches, padding left out; cells are means over scale_factor x scale_factor patches"
     )
+    equal_frames: ClassVar[bool] = True
 
     def video_token_id(self, config: Any) -> int:
         """Frames use the pictures' placeholder."""
         return int(config.image_token_id)
 
     def image_token_id(self, config: Any) -> int | None:
-        """None: pictures that are no frames come as layouts without cells."""
+        """None: pictures that are no frames come among the layouts too."""
         return None
 
     def layouts(self, base: Any, arguments: dict[str, Any], output: Any) -> list[VideoLayout]:
-        """See `Adapter.layouts`; a picture that is no frame is a layout of protected tokens alone."""
+        """See `Adapter.layouts`; a picture that is no frame is an image."""
         pixels = first_pixels(arguments)
         shown = int(torch.count_nonzero((pixels != 0).flatten(2).any(dim=-1)))
         step = base.config.vision_config.patch_size * base.config.scale_factor

@@ -22,6 +22,7 @@ class VideoLlama3(Adapter):
     arrangement: ClassVar[str] = (
         "T runs of H * W / merge^2 tokens, each behind its time; only without the processor's token compression"
     )
+    image_function: ClassVar[str | None] = "get_image_features"
     contiguous: ClassVar[bool] = False
     salience: ClassVar[str] = "mean over the frame's patches; cells pooled as the features are (bilinear)"
 
@@ -36,16 +37,26 @@ class VideoLlama3(Adapter):
 
     def layouts(self, base: Any, arguments: dict[str, Any], output: Any) -> list[VideoLayout]:
         """See `Adapter.layouts`."""
-        grid, merges = arguments.get("video_grid_thw"), arguments.get("video_merge_sizes")
-        if grid is None or merges is None:
-            raise UnsupportedError(
-                "The video features were asked for without video_grid_thw and video_merge_sizes, so the frames are not "
-                "known; pass what the model's processor returned."
-            )
-        return [VideoLayout(t, h // merge, w // merge) for (t, h, w), merge in zip(grid.tolist(), merges.tolist())]
+        return _grids(arguments, "video")
 
     def tower(self, base: Any) -> Tower:
         """See `Adapter.tower`."""
         return PackedTower(
             base.vision_model, bilinear_pool, lambda arguments, layouts: arguments["video_merge_sizes"].tolist()
         )
+
+    def image_layouts(self, base: Any, arguments: dict[str, Any], output: Any) -> list[VideoLayout]:
+        """See `Adapter.image_layouts`."""
+        return _grids(arguments, "image")
+
+
+def _grids(arguments: dict[str, Any], kind: str) -> list[VideoLayout]:
+    """The layouts that the grids and merge sizes of videos or images describe."""
+    grid, merges = arguments.get(f"{kind}_grid_thw"), arguments.get(f"{kind}_merge_sizes")
+    if grid is None or merges is None:
+        raise UnsupportedError(
+            f"The {kind} features were asked for without {kind}_grid_thw and {kind}_merge_sizes, so their grid is not "
+            "known; pass what the model's processor returned."
+        )
+    sizes = zip(grid.tolist(), merges.tolist())
+    return [VideoLayout(t, h // merge, w // merge, image=kind == "image") for (t, h, w), merge in sizes]
