@@ -135,7 +135,8 @@ def _internvl() -> Any:
 
 
 def _smolvlm() -> Any:
-    vision = transformers.SmolVLMVisionConfig(**_TOWER)
+    # Patches of 5 pixels, since transformers 5.20 wants as many placeholders a row as patch_size divides.
+    vision = transformers.SmolVLMVisionConfig(**(_TOWER | {"image_size": 100, "patch_size": SIDE}))
     more = {"image_token_id": IMAGE, "tie_word_embeddings": False, "scale_factor": 2}
     return _config("SmolVLMConfig", "LlamaConfig", vision, **more)
 
@@ -270,7 +271,7 @@ FAMILIES: dict[str, Family] = {
         _with_merge_sizes, 0.975, 1, images=_image_patches_with_sizes,
     ),
     "smolvlm": Family(
-        _built("SmolVLMForConditionalGeneration", _smolvlm), _pictures(8), _images_by_row, 0.92, 2, IMAGE,
+        _built("SmolVLMForConditionalGeneration", _smolvlm), _pictures(2 * SIDE), _images_by_row, 0.92, 2, IMAGE,
         by_row=True, attach={"frames_per_video": FRAMES},
     ),
 }  # fmt: skip
