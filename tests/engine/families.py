@@ -92,8 +92,8 @@ class Family:
     make: builds the model for an attention kernel; video: renders a clip of frames (T, SIDE * SIDE, values);
     inputs: the model's arguments for the videos of every row, besides ids and mask; tau: between the still and the
     changing cells of a clip; between: text tokens before every frame (no separate runs where 0); kinds: whether the
-    model wants mm_token_type_ids; by_row: whether old versions of transformers repeat the pixels row by row for beams;
-    attach: options of `attach`; images: the model's arguments for images apart from videos.
+    model wants mm_token_type_ids; attach: options of `attach`; images: the model's arguments for images apart from
+    videos.
     """
 
     make: Callable[[str], Any]
@@ -103,7 +103,6 @@ class Family:
     between: int = 0
     placeholder: int = VIDEO
     kinds: bool = False
-    by_row: bool = False
     attach: dict[str, Any] = field(default_factory=dict)
     images: Callable[[list[Video]], dict[str, Any]] | None = None
 
@@ -244,7 +243,7 @@ def _video_llava_images(images: list[Video]) -> dict[str, Any]:
     return {name: torch.stack([image.pixels[0] for image in images])}
 
 
-_QWEN = dict(video=_patches(3 * 2 * PATCH * PATCH), inputs=_joined, kinds=True, by_row=True, images=_image_patches)
+_QWEN = dict(video=_patches(3 * 2 * PATCH * PATCH), inputs=_joined, kinds=True, images=_image_patches)
 FAMILIES: dict[str, Family] = {
     "qwen2_vl": Family(lambda kernel: build_qwen("qwen2_vl", kernel), tau=0.96, **_QWEN),
     "qwen2_5_vl": Family(lambda kernel: build_qwen("qwen2_5_vl", kernel), tau=0.65, **_QWEN),
@@ -272,7 +271,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "smolvlm": Family(
         _built("SmolVLMForConditionalGeneration", _smolvlm), _pictures(2 * SIDE), _images_by_row, 0.92, 2, IMAGE,
-        by_row=True, attach={"frames_per_video": FRAMES},
+        attach={"frames_per_video": FRAMES},
     ),
 }  # fmt: skip
 
