@@ -4,9 +4,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 WORKERS ?= 2
+VERSIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint format train clean
+.PHONY: help demo test test-all test-matrix lint format train clean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -27,6 +28,9 @@ test: $(READY)  ## the whole test suite, offline
 test-all: $(READY)  ## the same with the heavier tests
 	$(BIN)/python -m pytest -n $(WORKERS)
 
+test-matrix:  ## the suite on several transformers, each in .venvs/ (VERSIONS="5.18.0" for one, PYTHON= for another Python)
+	$(PYTHON) tests/versions.py $(VERSIONS) --python $(PYTHON) --pytest "-n $(WORKERS) -m 'not slow'"
+
 lint: $(READY)  ## ruff, ruff format and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -40,4 +44,4 @@ train: $(READY)  ## train the built-in model anew (about an hour and a half on t
 	$(BIN)/python -m prunevid.builtin.train --out out/train
 
 clean:  ## remove the environment and caches
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venvs .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import DynamicCache
 
 from prunevid import stats
@@ -99,6 +101,17 @@ def test_counted_flops_of_a_product_and_of_one_submodule() -> None:
     count, result = stats.measure_flops(lambda: two(torch.ones(3, 4)))
     assert (count, result.shape) == (2 * 3 * (4 * 8 + 8 * 2), (3, 2))
     assert stats.measure_flops(lambda: two(torch.ones(3, 4)), "Two.second")[0] == 2 * 3 * 8 * 2
+
+
+@pytest.mark.parametrize("heads", [4, 2])
+@pytest.mark.parametrize("kernel", [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH], ids=str)
+def test_attention_is_counted_whatever_the_kernel(kernel: SDPBackend, heads: int) -> None:
+    queries, keys, values = torch.ones(3, 4, 5, 16), torch.ones(3, heads, 7, 16), torch.ones(3, heads, 7, 16)
+    with sdpa_kernel(kernel):
+        count, _ = stats.measure_flops(
+            lambda: scaled_dot_product_attention(queries, keys, values, enable_gqa=heads < 4)
+        )
+    assert count == 3 * 4 * (2 * 5 * 7 * 16) * 2
 
 
 def test_the_one_line_names_tokens_and_layer() -> None:

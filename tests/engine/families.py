@@ -116,9 +116,8 @@ class Family:
     make: builds the model for an attention kernel; video: renders a clip of frames (T, SIDE * SIDE, values);
     inputs: the model's arguments for the videos of every row, besides ids and mask; tau: between the still and the
     changing cells of a clip; between: text tokens before every frame (no separate runs where 0); kinds: whether the
-    model wants mm_token_type_ids; by_row: whether old versions of transformers repeat the pixels row by row for beams;
-    attach: options of `attach`; images: the model's arguments for images apart from videos; image: renders the image
-    of that number from frames as `video` takes them, where it is no clip of one frame.
+    model wants mm_token_type_ids; attach: options of `attach`; images: the model's arguments for images apart from
+    videos; image: renders the image of that number from frames as `video` takes them, where it is no clip of one frame.
     """
 
     make: Callable[[str], Any]
@@ -128,7 +127,6 @@ class Family:
     between: int = 0
     placeholder: int = VIDEO
     kinds: bool = False
-    by_row: bool = False
     attach: dict[str, Any] = field(default_factory=dict)
     images: Callable[[list[Video]], dict[str, Any]] | None = None
     image: Callable[[Tensor, int], Video] | None = None
@@ -162,7 +160,8 @@ def _internvl() -> Any:
 
 
 def _smolvlm() -> Any:
-    vision = transformers.SmolVLMVisionConfig(**_TOWER)
+    # Patches of 5 pixels, since transformers 5.20 wants as many placeholders a row as patch_size divides.
+    vision = transformers.SmolVLMVisionConfig(**(_TOWER | {"image_size": 100, "patch_size": SIDE}))
     more = {"image_token_id": IMAGE, "tie_word_embeddings": False, "scale_factor": 2}
     return _config("SmolVLMConfig", "LlamaConfig", vision, **more)
 
@@ -298,7 +297,7 @@ def _video_llava_images(images: list[Video]) -> dict[str, Any]:
     return {name: torch.stack([image.pixels[0] for image in images])}
 
 
-_QWEN = dict(video=_patches(3 * 2 * PATCH * PATCH), inputs=_joined, kinds=True, by_row=True, images=_image_patches)
+_QWEN = dict(video=_patches(3 * 2 * PATCH * PATCH), inputs=_joined, kinds=True, images=_image_patches)
 FAMILIES: dict[str, Family] = {
     "qwen2_vl": Family(lambda kernel: build_qwen("qwen2_vl", kernel), tau=0.96, **_QWEN),
     "qwen2_5_vl": Family(lambda kernel: build_qwen("qwen2_5_vl", kernel), tau=0.65, **_QWEN),
@@ -327,8 +326,8 @@ FAMILIES: dict[str, Family] = {
         _with_merge_sizes, 0.975, 1, images=_image_patches_with_sizes,
     ),
     "smolvlm": Family(
-        _built("SmolVLMForConditionalGeneration", _smolvlm), _pictures(8), _images_by_row, 0.92, 2, IMAGE,
-        by_row=True, attach={"frames_per_video": FRAMES},
+        _built("SmolVLMForConditionalGeneration", _smolvlm), _pictures(2 * SIDE), _images_by_row, 0.92, 2, IMAGE,
+        attach={"frames_per_video": FRAMES},
     ),
 }  # fmt: skip
 

@@ -12,9 +12,10 @@ from transformers import LogitsProcessor
 from transformers.generation.streamers import BaseStreamer
 
 import prunevid
+from engine.families import FAMILIES, build, language_of, make_inputs, settings
 from engine.masked_reference import compare, plain_copy
-from engine.prompts import ONE, OTHER, settings
-from engine.tiny import FAMILIES, build, generate, make_inputs
+from engine.matrix import ONE, attach, order_of, prompts_of, used
+from engine.tiny import KERNELS, generate
 from prunevid.errors import AlreadyAttachedError, ConfigError
 
 _CHANGING = {"rope_deltas"}  # transformers' own state of the last prompt
@@ -75,7 +76,18 @@ def _fail_in(module: nn.Module) -> Any:
 FAILURES = ["streamer on the prompt", "streamer", "processor", "vision", "first layer", "chosen layer", "last layer"]
 
 
-def _run_until_failure(model: Any, failure: str) -> None:
+def one(family: str) -> dict[str, Any]:
+    """Inputs of the family's prompt "one"."""
+    return make_inputs(*prompts_of(family, ONE))
+
+
+def _vision_of(model: Any) -> nn.Module:
+    """The first vision part that the model has, whatever the family calls it."""
+    names = ("visual", "vision_tower", "video_tower", "vision_model")
+    return next(getattr(model.model, name) for name in names if hasattr(model.model, name))
+
+
+def _run_until_failure(model: Any, family: str, failure: str) -> None:
     options: dict[str, Any] = {}
     handle = None
     if failure.startswith("streamer"):
@@ -83,32 +95,33 @@ def _run_until_failure(model: Any, failure: str) -> None:
     elif failure == "processor":
         options["logits_processor"] = [_FailingProcessor()]
     else:
-        layers = model.model.language_model.layers
-        places = {"vision": model.model.visual, "first layer": layers[0], "chosen layer": layers[1]}
+        layers = language_of(model).layers
+        places = {"vision": _vision_of(model), "first layer": layers[0], "chosen layer": layers[1]}
         handle = _fail_in(places.get(failure, layers[-1]))
     with pytest.raises(_Fails):
-        generate(model, make_inputs(ONE), **options)
+        generate(model, one(family), **options)
     if handle is not None:
         handle.remove()
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_detaching_restores_the_model(family: str) -> None:
-    model = build(family)
-    expected = generate(model, make_inputs(ONE))
+def test_detaching_restores_the_model(family: str, kernel: str) -> None:
+    model = build(family, kernel)
+    expected = generate(model, one(family))
     before = trace(model)
-    with prunevid.attach(model, settings(family)) as pruning:
+    with attach(model, family, settings(family)) as pruning:
         assert hooks(model) != {name: value[2] for name, value in before.items() if isinstance(value, tuple)}
-        pruned = generate(model, make_inputs(ONE))
+        pruned = generate(model, one(family))
     assert trace(model) == before
     pruning.detach()
     assert trace(model) == before, "detaching twice is harmless"
-    handle = prunevid.attach(model, settings(family))
-    again = generate(model, make_inputs(ONE))
+    handle = attach(model, family, settings(family))
+    again = generate(model, one(family))
     handle.detach()
     assert trace(model) == before
     assert torch.equal(torch.stack(again.logits), torch.stack(pruned.logits))
-    after = generate(model, make_inputs(ONE))
+    after = generate(model, one(family))
     assert torch.equal(torch.stack(after.logits), torch.stack(expected.logits))
     assert not torch.equal(torch.stack(pruned.logits), torch.stack(expected.logits))
 
@@ -116,25 +129,26 @@ def test_detaching_restores_the_model(family: str) -> None:
 @pytest.mark.parametrize("failure", FAILURES)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_exception_inside_generate_leaves_nothing(family: str, failure: str) -> None:
-    model, config = build(family), settings(family)
-    plain = plain_copy(model)
+    model, config = used(family), settings(family)
+    plain, prompts = plain_copy(model), prompts_of(family, ["other"])
     before = trace(model)
-    with prunevid.attach(model, config):
+    with attach(model, family, config):
         resting = hooks(model)
-        _run_until_failure(model, failure)
+        _run_until_failure(model, family, failure)
         assert hooks(model) == resting
-        out = generate(model, make_inputs(OTHER))
-    compare(plain, [OTHER], out, config)
+        out = generate(model, make_inputs(*prompts))
+    compare(plain, prompts, out, config, order_of(model, config))
     assert trace(model) == before
-    with pytest.raises(_Fails), prunevid.attach(model, config):
-        generate(model, make_inputs(ONE), streamer=_FailingStreamer(1))
+    with pytest.raises(_Fails), attach(model, family, config):
+        generate(model, one(family), streamer=_FailingStreamer(1))
     assert trace(model) == before
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_no_layer_hook_outlives_the_prefill(family: str) -> None:
-    model = build(family)
-    seen: list[Any] = []
+def test_no_layer_hook_outlives_the_prefill(family: str, kernel: str) -> None:
+    model = used(family, kernel)
+    before, seen = hooks(model), []
 
     class Watcher(BaseStreamer):
         def put(self, value: Tensor) -> None:
@@ -143,23 +157,23 @@ def test_no_layer_hook_outlives_the_prefill(family: str) -> None:
         def end(self) -> None:
             seen.append(hooks(model))
 
-    with prunevid.attach(model, settings(family)):
+    with attach(model, family, settings(family)):
         resting = hooks(model)
-        generate(model, make_inputs(ONE), streamer=Watcher())
+        generate(model, one(family), streamer=Watcher())
     assert len(seen) == 6 and all(found == resting for found in seen)
-    layers = [name for name, found in resting.items() if ".layers." in name and any(found.values())]
+    layers = [name for name, found in resting.items() if ".layers." in name and found != before[name]]
     assert layers == []
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_attaching_twice_is_refused(family: str) -> None:
-    model = build(family)
+    model = used(family)
     before = trace(model)
-    with prunevid.attach(model, settings(family)) as pruning:
+    with attach(model, family, settings(family)) as pruning:
         with pytest.raises(AlreadyAttachedError, match="detach"):
             prunevid.attach(model, "none")
-        generate(model, make_inputs(ONE))
-        assert pruning.stats[0]["stage1"]["compressed_tokens"] < 216
+        generate(model, one(family))
+        assert pruning.stats[0]["total"]["retained_ratio"] < 1
     assert trace(model) == before
     prunevid.attach(model, "none").detach()
 
@@ -178,10 +192,10 @@ def test_overrides_names_and_bad_choices() -> None:
     model = build("qwen2_vl")
     before = trace(model)
     with prunevid.attach(model, settings("qwen2_vl"), keep_ratio=1.0) as pruning:
-        generate(model, make_inputs(ONE))
+        generate(model, one("qwen2_vl"))
         assert pruning.stats[0]["stage2"]["reduction_percentage"] == 0
     with prunevid.attach(model, "prunevid", pruning_layer=1) as pruning:
-        generate(model, make_inputs(ONE))
+        generate(model, one("qwen2_vl"))
         assert pruning.stats[0]["stage2"]["layer"] == 1
     for choice, overrides in (("nonsense", {}), (settings("qwen2_vl"), {"colour": 1}), (3, {})):
         with pytest.raises(ConfigError):

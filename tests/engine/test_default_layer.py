@@ -34,7 +34,7 @@ COPIES: dict[str, Callable[[PruneVidConfig], PruneVidConfig]] = {
 
 def layer_of(config: PruneVidConfig, depth: int, first: int = 0) -> int | None:
     """The layer that a config means on a model."""
-    return methods.resolve(config).for_depth(depth, first).selection_layer
+    return next(iter(methods.resolve(config).for_depth(depth, first).selection_layers), None)
 
 
 @pytest.mark.parametrize(("depth", "layer"), LAYERS.items())

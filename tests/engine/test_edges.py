@@ -15,11 +15,9 @@ from transformers import DynamicCache
 
 import prunevid
 from engine.masked_reference import compare, plain_copy, reference
-from engine.prompts import CLIP, ONE, OTHER, SHORT, TEXT, TWO_VIDEOS, settings
+from engine.prompts import CLIP, ONE, OTHER, SHORT, TEXT, settings
 from engine.tiny import (
     FAMILIES,
-    KERNELS,
-    PAD,
     SPECIAL,
     build,
     generate,
@@ -65,28 +63,6 @@ def test_positions_on_one_axis_when_the_kinds_of_tokens_are_not_given(family: st
     torch.testing.assert_close(torch.cat(out.logits), ref.logits[-4:-1], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("overrides", [{}, {"enable_stage2": False}], ids=str)
-@pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("family", FAMILIES)
-def test_right_padding(family: str, kernel: str, overrides: dict[str, Any]) -> None:
-    """A forward pass over right-padded rows: the pruned rows end at the end, each with its own last token."""
-    model, config = build(family, kernel), settings(family, **overrides)
-    prompts = [OTHER, ONE, TEXT]
-    inputs = make_inputs(*prompts)
-    for row, prompt in enumerate(prompts):
-        empty = inputs["input_ids"].shape[1] - len(prompt)
-        for name in ("input_ids", "attention_mask", "mm_token_type_ids"):
-            inputs[name][row] = inputs[name][row].roll(-empty)
-    assert inputs["input_ids"][0, -1] == PAD
-    with prunevid.attach(model, config), torch.no_grad():
-        logits = model(**inputs).logits
-    plain = plain_copy(model)
-    nothing = torch.tensor([], dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        ref = reference(plain, prompt, nothing, config)
-        torch.testing.assert_close(logits[row, -3:], ref.logits[-3:], atol=1e-5, rtol=0)
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_cache_of_the_caller_s_and_all_hidden_states(family: str) -> None:
     model, config = build(family), settings(family)
@@ -97,51 +73,6 @@ def test_a_cache_of_the_caller_s_and_all_hidden_states(family: str) -> None:
     refs = compare(plain_copy(model), [ONE, OTHER], out, config)
     widest = max(len(p) - len(r.original) + len(r.merged) for p, r in zip((ONE, OTHER), refs))
     assert out.hidden_states[0][0].shape[1] == widest
-
-
-@pytest.mark.parametrize("overrides", [{}, {"enable_cache_compression": False}], ids=str)
-@pytest.mark.parametrize("family", FAMILIES)
-def test_one_prefill_answered_twice_from_copies_of_the_cache(family: str, overrides: dict[str, Any]) -> None:
-    model, config = build(family), settings(family, **overrides)
-    plain = plain_copy(model)
-    with prunevid.attach(model, config), torch.no_grad():
-        cache = model(**make_inputs(ONE)).past_key_values
-        for seed in (1, 2):
-            tail = make_prompt(3 + seed, seed=seed).ids[None]
-            ids = torch.cat([ONE.ids[None], tail], dim=1)
-            kinds = torch.cat([ONE.kinds[None], torch.zeros_like(tail)], dim=1)
-            inputs = {"input_ids": ids, "mm_token_type_ids": kinds, "attention_mask": torch.ones_like(ids)}
-            out = generate(model, inputs, 3, past_key_values=copy.deepcopy(cache))
-            ref = reference(plain, ONE, out.sequences[0, len(ONE) :], config)
-            torch.testing.assert_close(torch.cat(out.logits), ref.logits[-4:-1], atol=1e-5, rtol=0)
-        assert cache.get_seq_length() == len(ONE)
-
-
-@pytest.mark.parametrize("overrides", [{}, {"enable_cache_compression": False}], ids=str)
-@pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("family", FAMILIES)
-def test_second_turn_of_a_padded_batch(family: str, kernel: str, overrides: dict[str, Any]) -> None:
-    """Rows of different lengths go on together; their second questions are left-padded too."""
-    model, config = build(family, kernel), settings(family, **overrides)
-    plain, prompts = plain_copy(model), [OTHER, TWO_VIDEOS, TEXT]
-    inputs = make_inputs(*prompts)
-    width = inputs["input_ids"].shape[1]
-    tails = [make_prompt(5, seed=1).ids, make_prompt(3, seed=2).ids, make_prompt(4, seed=3).ids]
-    with prunevid.attach(model, config):
-        first = generate(model, inputs, 3)
-        padding = torch.tensor([[i < 5 - len(tail) for i in range(5)] for tail in tails])
-        tail = torch.full((3, 5), PAD).masked_scatter(~padding, torch.cat(tails))
-        ids = torch.cat([first.sequences, tail], dim=1)
-        mask = torch.cat([inputs["attention_mask"], torch.ones(3, 3, dtype=torch.long), (~padding).long()], 1)
-        kinds = torch.zeros_like(ids)
-        kinds[:, :width] = inputs["mm_token_type_ids"]
-        more = {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": kinds}
-        second = generate(model, more, 3, past_key_values=first.past_key_values)
-    logits = torch.stack(second.logits, dim=1)
-    for row, prompt in enumerate(prompts):
-        new = torch.cat([first.sequences[row, width:], tails[row], second.sequences[row, -3:]])
-        ref = reference(plain, prompt, new, config, counted=3)
-        torch.testing.assert_close(logits[row], ref.logits[-4:-1], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -268,35 +199,3 @@ def test_sampling_in_a_batch_is_repeatable(family: str) -> None:
             found.append(generate(model, make_inputs(ONE, TEXT, OTHER), 5, do_sample=True).sequences)
     assert torch.equal(*found)
     assert not any(token in SPECIAL for token in found[0][:, -5:].flatten().tolist())
-
-
-REARRANGED: dict[str, tuple[Any, list[int]]] = {
-    "reordered": (lambda cache: cache.reorder_cache(torch.tensor([2, 0, 1])), [2, 0, 1]),
-    "selected": (lambda cache: cache.batch_select_indices(torch.tensor([2, 0])), [2, 0]),
-    "repeated": (lambda cache: cache.batch_repeat_interleave(2), [0, 0, 1, 1, 2, 2]),
-}
-
-
-@pytest.mark.parametrize("overrides", [{}, {"enable_cache_compression": False}], ids=str)
-@pytest.mark.parametrize("change", REARRANGED)
-@pytest.mark.parametrize("family", FAMILIES)
-def test_rows_of_a_cache_take_their_padding_along(family: str, change: str, overrides: dict[str, Any]) -> None:
-    """Rows that were padded by different amounts are moved, taken out and repeated."""
-    model, config = build(family), settings(family, **overrides)
-    prompts, (rearrange, order) = [OTHER, ONE, TEXT], REARRANGED[change]
-    inputs, new = make_inputs(*prompts), torch.tensor([[30], [40], [50]])
-    positions, _ = model.model.get_rope_index(**{k: v for k, v in inputs.items() if "pixel" not in k})
-    with prunevid.attach(model, config), torch.no_grad():
-        cache = model(**inputs).past_key_values
-        rearrange(cache)
-        mask = torch.cat([inputs["attention_mask"], torch.ones(3, 1, dtype=torch.long)], dim=1)
-        logits = model(
-            input_ids=new[order],
-            attention_mask=mask[order],
-            position_ids=positions[:, order, -1:] + 1,
-            past_key_values=cache,
-        ).logits[:, -1]
-    plain = plain_copy(model)
-    for row, index in enumerate(order):
-        ref = reference(plain, prompts[index], new[index], config)
-        torch.testing.assert_close(logits[row], ref.logits[-1], atol=1e-5, rtol=0)

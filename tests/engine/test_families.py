@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every family, the same matrix: nothing to drop is bit-equal; what is dropped equals hiding it; ways to generate."""
+"""Every family, the same matrix: nothing to drop is bit-equal; what is dropped equals hiding it.
+
+The rest of the matrix: `test_generation`, `test_attach_detach`, `test_unsupported` and much of `test_edges`.
+"""
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import pytest
@@ -12,19 +14,13 @@ import torch
 import prunevid
 from engine.families import FAMILIES, FRAMES, build, make_inputs, make_prompt, settings
 from engine.masked_reference import compare, plain_copy, reference
-from engine.test_attach_detach import hooks, trace
-from engine.tiny import KERNELS, LAYERS, SPECIAL, VOCABULARY, generate
+from engine.matrix import BATCH, ONE, attach, order_of, prompts_of
+from engine.test_attach_detach import trace
+from engine.tiny import KERNELS, LAYERS, generate
 from prunevid import models
 from prunevid.config import get_baseline_config
 from prunevid.errors import ConfigError, InputError, UnprunedWarning, UnsupportedError
 
-PARTS: dict[str, tuple[Any, ...]] = {
-    "one": (5, (3, 2), 6),
-    "other": (2, (2, 3), 9),
-    "two": (3, (5,), 4, (3, 2), 5),
-    "text": (7,),
-}
-ONE, BATCH = ["one"], ["one", "other", "text", "two"]
 SCENARIOS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "one": (ONE, {}),
     "batch": (BATCH, {}),
@@ -46,33 +42,6 @@ OFF: dict[str, Any] = {
 }
 
 
-def prompts_of(family: str, names: list[str]) -> list[Any]:
-    """The prompts of these names, rendered for a family."""
-    return [make_prompt(family, *PARTS[name], seed=list(PARTS).index(name)) for name in names]
-
-
-def attach(model: Any, family: str, config: Any) -> prunevid.Pruning:
-    """Attaches with what the family needs to know."""
-    return prunevid.attach(model, config, **FAMILIES[family].attach)
-
-
-def order_of(family: str, model: Any, config: Any) -> str:
-    """The order of merged tokens that "auto" means; the reference permutes nothing but unbroken runs."""
-    adapter = models.adapter_for(model)
-    usual = adapter.token_order if adapter.contiguous else "raster"
-    return usual if config.token_order == "auto" else config.token_order
-
-
-def repeatable(family: str, model: Any, names: list[str]) -> list[Any]:
-    """Prompts whose rows transformers itself can repeat for beams: before it encoded videos ahead of the first pass,
-    it repeated every frame (families without a video input) or every video (the others but Qwen) by itself."""
-    if not FAMILIES[family].by_row and "mm_encoder_outputs" not in inspect.signature(model.forward).parameters:
-        if FAMILIES[family].attach:
-            pytest.skip("this transformers repeats every frame by itself, without pruning too")
-        names = ["other" if name == "two" else name for name in names]
-    return prompts_of(family, names)
-
-
 @pytest.mark.parametrize("scenario", SCENARIOS)
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("family", FAMILIES)
@@ -81,7 +50,7 @@ def test_logits_of_every_step(family: str, kernel: str, scenario: str) -> None:
     prompts, config, model = prompts_of(family, names), settings(family, **overrides), build(family, kernel)
     with attach(model, family, config):
         out = generate(model, make_inputs(*prompts), 3)
-    compare(plain_copy(model), prompts, out, config, order_of(family, model, config))
+    compare(plain_copy(model), prompts, out, config, order_of(model, config))
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -95,7 +64,7 @@ def test_images_beside_videos_stay_whole(family: str, kernel: str) -> None:
     with prunevid.attach(model, config, **images) as pruning:
         out = generate(model, make_inputs(*prompts), 3)
     assert [len(maps) for maps in pruning.maps] == [1, 1, 0]
-    compare(plain_copy(model), prompts, out, config, order_of(family, model, config))
+    compare(plain_copy(model), prompts, out, config, order_of(model, config))
 
 
 @pytest.mark.parametrize("off", OFF)
@@ -139,9 +108,10 @@ def test_clips_are_merged_and_chosen_from(family: str) -> None:
 
 
 @pytest.mark.parametrize("overrides", [{}, {"enable_cache_compression": False}], ids=str)
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_batch_row_is_the_row_alone(family: str, overrides: dict[str, Any]) -> None:
-    prompts, model = prompts_of(family, BATCH), build(family)
+def test_batch_row_is_the_row_alone(family: str, kernel: str, overrides: dict[str, Any]) -> None:
+    prompts, model = prompts_of(family, BATCH), build(family, kernel)
     with attach(model, family, settings(family, **overrides)):
         together = generate(model, make_inputs(*prompts), 4)
         alone = [generate(model, make_inputs(prompt), 4) for prompt in prompts]
@@ -152,76 +122,11 @@ def test_batch_row_is_the_row_alone(family: str, overrides: dict[str, Any]) -> N
         torch.testing.assert_close(rows, torch.cat(own.logits), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_detaching_restores_the_model(family: str) -> None:
-    model, inputs = build(family), make_inputs(*prompts_of(family, ONE))
-    expected = generate(model, inputs, 3)
-    before = trace(model)
-    with attach(model, family, settings(family)):
-        resting = hooks(model)
-        pruned = generate(model, inputs, 3)
-        assert hooks(model) == resting
-    assert trace(model) == before
-    after = generate(model, inputs, 3)
-    assert torch.equal(torch.stack(after.logits), torch.stack(expected.logits))
-    assert not torch.equal(torch.stack(pruned.logits), torch.stack(expected.logits))
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_beam_scores_are_the_reference_s(family: str) -> None:
-    model, config = build(family), settings(family)
-    plain, prompts = plain_copy(model), repeatable(family, model, ["one", "two", "text"])
-    with attach(model, family, config):
-        out = generate(model, make_inputs(*prompts), 4, num_beams=2, num_return_sequences=2, output_scores=True)
-    width, order = max(map(len, prompts)), order_of(family, model, config)
-    for row, (sequence, score) in enumerate(zip(out.sequences, out.sequences_scores)):
-        prompt, new = prompts[row // 2], sequence[width:]
-        logits = reference(plain, prompt, new, config, order).logits[len(prompt) - 1 : -1].log_softmax(-1)
-        expected = logits[torch.arange(len(new)), new].sum() / len(new)
-        torch.testing.assert_close(score, expected, atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_sampling_several_sequences(family: str) -> None:
-    model, config = build(family), settings(family)
-    prompts = repeatable(family, model, ["one", "two"])
-    with attach(model, family, config):
-        out = generate(model, make_inputs(*prompts), 3, do_sample=True, top_k=0, num_return_sequences=2)
-    repeated = [prompt for prompt in prompts for _ in range(2)]
-    compare(plain_copy(model), repeated, out, config, order_of(family, model, config))
-
-
-@pytest.mark.parametrize("names", [ONE, BATCH], ids=["one", "batch"])
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_static_cache(family: str, kernel: str, names: list[str]) -> None:
-    prompts, config, model = prompts_of(family, names), settings(family), build(family, kernel)
-    with attach(model, family, config):
-        out = generate(model, make_inputs(*prompts), 3, cache_implementation="static")
-    compare(plain_copy(model), prompts, out, config, order_of(family, model, config))
-
-
-@pytest.mark.parametrize("overrides", [{}, {"enable_cache_compression": False}], ids=str)
-@pytest.mark.parametrize("family", FAMILIES)
-def test_second_turn_on_the_returned_cache(family: str, overrides: dict[str, Any]) -> None:
-    model, config = build(family), settings(family, **overrides)
-    plain, (prompt,) = plain_copy(model), prompts_of(family, ["two"])
-    with attach(model, family, config):
-        first = generate(model, make_inputs(prompt), 3)
-        assert first.past_key_values.get_seq_length() == len(prompt) + 2
-        ids = torch.cat([first.sequences, torch.randint(len(SPECIAL), VOCABULARY, (1, 4))], dim=1)
-        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        if FAMILIES[family].kinds:
-            inputs["mm_token_type_ids"] = torch.zeros_like(ids)
-            inputs["mm_token_type_ids"][:, : len(prompt)] = prompt.kinds
-        second = generate(model, inputs, 3, past_key_values=first.past_key_values)
-    ref = reference(plain, prompt, second.sequences[0, len(prompt) :], config, order_of(family, model, config), 2)
-    torch.testing.assert_close(torch.cat(second.logits), ref.logits[-4:-1], atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_plain_forward_and_a_hand_written_decode_loop(family: str) -> None:
-    model, config = build(family), settings(family)
+def test_plain_forward_and_a_hand_written_decode_loop(family: str, kernel: str) -> None:
+    """`model(**inputs)` without a cache argument makes its own cache inside; a loop goes on with it."""
+    model, config = build(family, kernel), settings(family)
     plain, (prompt,) = plain_copy(model), prompts_of(family, ONE)
     steps, ids = [], []
     with attach(model, family, config), torch.no_grad():
@@ -230,7 +135,7 @@ def test_plain_forward_and_a_hand_written_decode_loop(family: str) -> None:
             steps.append(out.logits[0, -1])
             ids.append(int(steps[-1].argmax()))
             out = model(input_ids=torch.tensor([[ids[-1]]]), past_key_values=out.past_key_values)
-    ref = reference(plain, prompt, torch.tensor(ids), config, order_of(family, model, config))
+    ref = reference(plain, prompt, torch.tensor(ids), config, order_of(model, config))
     torch.testing.assert_close(torch.stack(steps), ref.logits[len(prompt) - 1 : -1], atol=1e-5, rtol=0)
 
 

@@ -13,8 +13,8 @@ from transformers.models.llava_onevision.modeling_llava_onevision import image_s
 import prunevid
 from engine.families import FAMILIES, FRAMES, VideoPrompt, build, language_of, make_inputs, make_prompt, settings
 from engine.masked_reference import compare, plain_copy, reference
+from engine.matrix import order_of
 from engine.test_attach_detach import hooks, trace
-from engine.test_families import order_of
 from engine.tiny import IMAGE, KERNELS, LAYERS, PAD, SPECIAL, VOCABULARY, generate
 from prunevid.errors import ConfigError, UnprunedWarning, UnsupportedError
 from prunevid.models.base import Adapter, VideoLayout
@@ -91,7 +91,7 @@ def test_logits_of_every_step(family: str, kernel: str, scenario: str) -> None:
     prompts, config, model = prompts_of(family, names), with_images(family, **overrides), build(family, kernel)
     with attach(model, prompts, config):
         out = generate(model, make_inputs(*prompts), 2)
-    compare(plain_copy(model), prompts, out, config, order_of(family, model, config))
+    compare(plain_copy(model), prompts, out, config, order_of(model, config))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -199,7 +199,7 @@ def test_beams_and_several_return_sequences(family: str) -> None:
     with attach(model, prompts, config):
         beams = generate(model, make_inputs(*prompts), 3, **options)
         sampled = generate(model, make_inputs(*prompts), 2, do_sample=True, top_k=0, num_return_sequences=2)
-    width, order = max(map(len, prompts)), order_of(family, model, config)
+    width, order = max(map(len, prompts)), order_of(model, config)
     for row, (sequence, score) in enumerate(zip(beams.sequences, beams.sequences_scores)):
         prompt, new = prompts[row // 2], sequence[width:]
         logits = reference(plain, prompt, new, config, order).logits[len(prompt) - 1 : -1].log_softmax(-1)
@@ -222,7 +222,7 @@ def test_second_turn_on_the_returned_cache(family: str, overrides: dict[str, Any
             inputs["mm_token_type_ids"] = torch.zeros_like(ids)
             inputs["mm_token_type_ids"][:, : len(prompt)] = prompt.kinds
         second = generate(model, inputs, 3, past_key_values=first.past_key_values)
-    ref = reference(plain, prompt, second.sequences[0, len(prompt) :], config, order_of(family, model, config), 2)
+    ref = reference(plain, prompt, second.sequences[0, len(prompt) :], config, order_of(model, config), 2)
     torch.testing.assert_close(torch.cat(second.logits), ref.logits[-4:-1], atol=1e-5, rtol=0)
 
 
@@ -232,7 +232,7 @@ def test_static_cache(family: str, kernel: str) -> None:
     prompts, config, model = prompts_of(family, ["after", "only"]), with_images(family), build(family, kernel)
     with attach(model, prompts, config):
         out = generate(model, make_inputs(*prompts), 2, cache_implementation="static")
-    compare(plain_copy(model), prompts, out, config, order_of(family, model, config))
+    compare(plain_copy(model), prompts, out, config, order_of(model, config))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -247,7 +247,7 @@ def test_plain_forward_and_a_hand_written_decode_loop(family: str) -> None:
             steps.append(out.logits[0, -1])
             ids.append(int(steps[-1].argmax()))
             out = model(input_ids=torch.tensor([[ids[-1]]]), past_key_values=out.past_key_values)
-    ref = reference(plain, prompt, torch.tensor(ids), config, order_of(family, model, config))
+    ref = reference(plain, prompt, torch.tensor(ids), config, order_of(model, config))
     torch.testing.assert_close(torch.stack(steps), ref.logits[len(prompt) - 1 : -1], atol=1e-5, rtol=0)
 
 
@@ -262,7 +262,7 @@ def test_pictures_that_are_no_frames_are_images(
         out = generate(model, make_inputs(*prompts), 2)
     assert not [warning for warning in recwarn if issubclass(warning.category, UnprunedWarning)]
     assert [len(maps) for maps in pruning.maps] == [3, 1]
-    compare(plain_copy(model), prompts, out, config, order_of(family, model, config))
+    compare(plain_copy(model), prompts, out, config, order_of(model, config))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

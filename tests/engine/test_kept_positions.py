@@ -17,8 +17,8 @@ from transformers.modeling_flash_attention_utils import _is_packed_sequence
 import prunevid
 from engine.families import FAMILIES, VideoPrompt, build, language_of, make_inputs, settings
 from engine.masked_reference import Reference, compare, plain_copy, reference
+from engine.matrix import BATCH, ONE, attach, order_of, prompts_of, repeatable
 from engine.test_attach_detach import hooks, trace
-from engine.test_families import BATCH, ONE, attach, order_of, prompts_of, repeatable
 from engine.tiny import LAYERS, PAD, SPECIAL, VOCABULARY, generate
 from prunevid import PruneVidConfig, models
 from prunevid.errors import ConfigError
@@ -77,7 +77,7 @@ def test_logits_of_every_step(family: str, kernel: str, scenario: str) -> None:
     prompts, config, model = prompts_of(family, names), kept(family, **overrides), build(family, kernel)
     with attach(model, family, config):
         out = generate(model, make_inputs(*prompts), 3, **options)
-    compare(plain_copy(model), prompts, out, config, order_of(family, model, config))
+    compare(plain_copy(model), prompts, out, config, order_of(model, config))
 
 
 @pytest.mark.parametrize("family", ONE_AXIS)
@@ -87,7 +87,7 @@ def test_kept_and_renumbered_differ_and_each_fits_its_own_reference_only(family:
     for positions in ("auto", "renumber", "keep"):
         with attach(model, family, settings(family, positions=positions)):
             found[positions] = generate(model, make_inputs(*prompts), 3)
-    order = order_of(family, model, settings(family))
+    order = order_of(model, settings(family))
     logits = {name: torch.stack(out.logits) for name, out in found.items()}
     assert torch.equal(logits["auto"], logits["renumber"])
     assert (logits["keep"][0] - logits["renumber"][0]).abs().max() > 0.1
@@ -143,10 +143,10 @@ def test_batch_row_is_the_row_alone(family: str, overrides: dict[str, Any]) -> N
 @pytest.mark.parametrize("family", ONE_AXIS)
 def test_beam_scores_are_the_reference_s(family: str) -> None:
     model, config = build(family), kept(family)
-    plain, prompts = plain_copy(model), repeatable(family, model, ["one", "two", "text"])
+    plain, prompts = plain_copy(model), repeatable(family, ["one", "two", "text"])
     with attach(model, family, config):
         out = generate(model, make_inputs(*prompts), 4, num_beams=2, num_return_sequences=2, output_scores=True)
-    width, order = max(map(len, prompts)), order_of(family, model, config)
+    width, order = max(map(len, prompts)), order_of(model, config)
     for row, (sequence, score) in enumerate(zip(out.sequences, out.sequences_scores)):
         prompt, new = prompts[row // 2], sequence[width:]
         logits = reference(plain, prompt, new, config, order).logits[len(prompt) - 1 : -1].log_softmax(-1)
@@ -173,7 +173,7 @@ def test_second_turn_on_the_returned_cache(family: str, overrides: dict[str, Any
         mask = torch.cat([inputs["attention_mask"], torch.ones(3, 3, dtype=torch.long), seen], dim=1)
         more = {"input_ids": ids, "attention_mask": mask}
         second = generate(model, more, 3, past_key_values=first.past_key_values)
-    order = order_of(family, model, config)
+    order = order_of(model, config)
     for row, prompt in enumerate(prompts):
         new = second.sequences[row, width:]
         new = torch.cat([new[:3], new[3 + empty[row] :]])
@@ -194,7 +194,7 @@ def test_plain_forward_and_a_hand_written_decode_loop(family: str, static: bool)
             steps.append(out.logits[0, -1])
             ids.append(int(steps[-1].argmax()))
             out = model(input_ids=torch.tensor([[ids[-1]]]), past_key_values=out.past_key_values)
-    ref = reference(plain, prompt, torch.tensor(ids), config, order_of(family, model, config))
+    ref = reference(plain, prompt, torch.tensor(ids), config, order_of(model, config))
     torch.testing.assert_close(torch.stack(steps), ref.logits[len(prompt) - 1 : -1], atol=1e-5, rtol=0)
 
 
@@ -237,7 +237,7 @@ def test_right_padding(family: str) -> None:
             inputs[name][row] = inputs[name][row].roll(len(prompt) - inputs[name].shape[1])
     with attach(model, family, config), torch.no_grad():
         logits = model(**inputs).logits
-    nothing, order = torch.tensor([], dtype=torch.long), order_of(family, model, config)
+    nothing, order = torch.tensor([], dtype=torch.long), order_of(model, config)
     for row, prompt in enumerate(prompts):
         ref = reference(plain_copy(model), prompt, nothing, config, order)
         torch.testing.assert_close(logits[row, -3:], ref.logits[-3:], atol=1e-5, rtol=0)

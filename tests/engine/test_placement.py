@@ -15,8 +15,8 @@ from transformers import CompileConfig
 
 import prunevid
 from engine.families import build, language_of, make_inputs, settings
+from engine.matrix import BATCH, ONE, attach, prompts_of
 from engine.test_attach_detach import hooks
-from engine.test_families import BATCH, ONE, attach, prompts_of
 from engine.tiny import LAYERS, generate
 
 SPREAD = ("qwen2_5_vl", "qwen3_vl", "llava_onevision", "internvl", "smolvlm", "video_llama_3")

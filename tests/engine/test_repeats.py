@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from engine.families import build, make_inputs, settings
-from engine.test_families import attach, prompts_of
+from engine.matrix import attach, prompts_of
 from engine.tiny import generate
 from prunevid.engine.repeats import refuse_interleaved
 from prunevid.errors import UnsupportedError

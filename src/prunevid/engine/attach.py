@@ -32,7 +32,7 @@ from prunevid.errors import (
 )
 from prunevid.methods import resolve
 from prunevid.methods.base import Method
-from prunevid.models import Adapter, Watch, adapter_for, base_of, watch_tower
+from prunevid.models import Adapter, VideoLayout, Watch, adapter_for, base_of, watch_tower
 
 # Weak on both sides, so that a model dropped while attached is freed: its own hooks keep the handle alive.
 _ATTACHED: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Pruning]] = weakref.WeakKeyDictionary()
@@ -464,7 +464,8 @@ def _check_layer(method: Method, first: int, config: Any) -> None:
     layers, depth = method.selection_layers, config.num_hidden_layers
     for layer in layers:
         if not first <= layer < depth:
-            raise ConfigError(f"pruning_layer is {layer}, but this model's layers allow {first} to {depth - 1}.")
+            name = "pruning_layer" if method.name == "prunevid" else f"the layer after which {method.name!r} chooses"
+            raise ConfigError(f"{name} is {layer}, but this model's layers allow {first} to {depth - 1}.")
     if "sliding_attention" in (getattr(config, "layer_types", None) or []) and method.acts:
         raise UnsupportedModelError(
             "This model attends in a sliding window, which pruning can't shorten; load it with "

@@ -29,6 +29,7 @@ class _Pruned(CacheLayerMixin):
     band: layers of the same number hold the same tokens and need the same mask.
     watch: what `Method.revise` goes by, each (B, P) over the tokens that the prompt left: "visual" and "shown",
         boolean, and "attention", float32; None where nothing is revised.
+    guided: whether an attached model mends the masks and positions of the pass that is running.
     """
 
     removed: Any
@@ -36,7 +37,22 @@ class _Pruned(CacheLayerMixin):
     shift: Tensor | None
     intact: int
     band: int
+    guided: bool
     watch: dict[str, Tensor] | None = None
+
+    def update(self, *args: Any, **kwargs: Any) -> Any:
+        """See `Cache.update`.
+
+        Raises:
+            UnsupportedError: no pruning is attached, and without one the new tokens would stand at wrong positions or
+                see padding.
+        """
+        if not self.guided and (self.shift is not None or self.visible is not None):
+            raise UnsupportedError(
+                "This cache was made by a pruned prompt whose tokens were renumbered or padded, so only a model with "
+                "a pruning attached can go on with it; attach again, or start a new cache."
+            )
+        return super().update(*args, **kwargs)
 
     def physical_length(self) -> Any:
         """Tokens held: an int, or a tensor for a static layer."""
@@ -157,6 +173,7 @@ def mark(layer: Any, removed: int, visible: Tensor | None, shift: Tensor | None,
     """
     layer.__class__ = _KINDS.get(type(layer), type(layer))
     layer.removed, layer.visible, layer.shift, layer.band = removed, visible, shift, band
+    layer.guided = False
     held = layer.keys.shape[-2] if isinstance(layer, DynamicLayer) else 0
     layer.intact = max(0, held - after)
     if isinstance(layer, StaticLayer):
@@ -168,7 +185,7 @@ def mark(layer: Any, removed: int, visible: Tensor | None, shift: Tensor | None,
 def plain(layer: Any) -> None:
     """Undoes `mark`."""
     layer.__class__ = _ORIGINALS.get(type(layer), type(layer))
-    for name in ("removed", "visible", "shift", "intact", "band", "watch"):
+    for name in ("removed", "visible", "shift", "intact", "band", "guided", "watch"):
         if name in vars(layer):
             delattr(layer, name)
 

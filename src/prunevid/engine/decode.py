@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunevid.engine.cache import is_pruned
 from prunevid.engine.hooks import OwnHooks
 from prunevid.engine.masks import decode_mask, decode_padding, static_decode_mask
 from prunevid.engine.revising import Reviser
@@ -38,6 +39,7 @@ class Decode:
             positions = positions - first.shift.to(positions.device)
         self._mask_later_layers(hidden, mask)
         self._revise(mask)
+        self._guide(True)
         return {**kwargs, "attention_mask": self._mask(first, hidden, mask), "position_ids": positions}
 
     def _mask(self, layer: Any, hidden: Tensor, mask: Any) -> Any:
@@ -96,5 +98,11 @@ class Decode:
 
     def disarm(self) -> None:
         """Removes every hook of this forward pass."""
+        self._guide(False)
         if self.hooks is not None:
             self.hooks.remove()
+
+    def _guide(self, running: bool) -> None:
+        for layer in self.cache.layers:
+            if is_pruned(layer):
+                layer.guided = running

@@ -6,6 +6,7 @@ A method is a frozen dataclass that overrides what it uses. It sees tensors only
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -13,6 +14,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from prunevid.config import DefaultLayer
 from prunevid.core import MergedVideo
 from prunevid.errors import ConfigError
 from prunevid.methods.budget import Split, layer_average, tokens_after_choices
@@ -212,7 +214,14 @@ class Method:
             depth: decoder layers of the model.
             first: the lowest layer that its family allows for the choice.
         """
-        return self
+        scaled: dict[str, Any] = {}
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, DefaultLayer):
+                scaled[item.name] = value.for_depth(depth, first)
+            elif isinstance(value, tuple) and value and all(isinstance(layer, DefaultLayer) for layer in value):
+                scaled[item.name] = _ascending([layer.for_depth(depth, first) for layer in value])
+        return dataclasses.replace(self, **scaled) if scaled else self
 
     @property
     def compresses_cache(self) -> bool:
@@ -344,6 +353,15 @@ class Method:
         from prunevid.methods import replace_options
 
         return replace_options(self, overrides)
+
+
+def _ascending(layers: list[DefaultLayer]) -> tuple[DefaultLayer, ...]:
+    """Scaled layers of a shallow model may coincide; each is then at least one after the one before."""
+    found: list[DefaultLayer] = []
+    for layer in layers:
+        least = int(found[-1]) + 1 if found else int(layer)
+        found.append(type(layer)(max(int(layer), least), layer.of, layer.published))
+    return tuple(found)
 
 
 def keep_cells(features: Tensor, kept: Tensor, group: Tensor | None = None) -> MergedVideo:

@@ -79,6 +79,10 @@ class Composed(Method):
         """See `Method.selection_layers`."""
         return self._inside.selection_layers
 
+    def for_depth(self, depth: int, first: int = 0) -> Composed:
+        """See `Method.for_depth`."""
+        return dataclasses.replace(self, parts=tuple(part.for_depth(depth, first) for part in self.parts))
+
     @property
     def compresses_cache(self) -> bool:
         """See `Method.compresses_cache`."""

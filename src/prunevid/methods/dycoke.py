@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from prunevid.config import DefaultCount
 from prunevid.core import MergedVideo
 from prunevid.core._tensors import check_count, check_number
 from prunevid.errors import ConfigError
@@ -38,7 +39,7 @@ class DyCoke(Method):
 
     name: ClassVar[str] = "dycoke"
     k: float = 0.7
-    layer: int = 3
+    layer: int = DefaultCount(3, of=28)
     p: float = 0.8
     turned: float = 0.9
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from prunevid.config import DefaultCount
 from prunevid.core._tensors import check_count, check_ratio
 from prunevid.methods.attention import last_row_attention
 from prunevid.methods.base import Choice, Choosing, Method, top_tokens
@@ -22,7 +23,7 @@ class FastV(Method):
 
     name: ClassVar[str] = "fastv"
     natural_positions: ClassVar = "keep"
-    layer: int = 3
+    layer: int = DefaultCount(3)
     keep: float = 0.25
 
     def __post_init__(self) -> None:

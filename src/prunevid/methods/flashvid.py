@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from prunevid.config import DefaultCount
 from prunevid.core import MergedVideo
 from prunevid.core._tensors import check_count, check_number, check_ratio, plain, read, upload
 from prunevid.errors import ConfigError
@@ -48,7 +49,7 @@ class FlashVid(MergeThenChoose):
     """
 
     name: ClassVar[str] = "flashvid"
-    layer: int = 20
+    layer: int = DefaultCount(20, of=28)
     inner_keep: float = 0.3
     keep: float = 0.25
     expansion: float = 1.25

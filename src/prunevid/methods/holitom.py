@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from prunevid.config import DefaultCount
 from prunevid.core import MergedVideo
 from prunevid.core._tensors import check_count, check_number, check_ratio, plain, upload
 from prunevid.methods.base import Choosing, TowerRequest, Video
@@ -45,7 +46,7 @@ class HoliTom(MergeThenChoose):
     """
 
     name: ClassVar[str] = "holitom"
-    layer: int = 18
+    layer: int = DefaultCount(18, of=28)
     inner_keep: float = 0.5
     keep: float = 0.10
     tau: float = 0.65

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from prunevid.config import DefaultCount
 from prunevid.core._tensors import check_count, check_ratio
 from prunevid.errors import ConfigError
 from prunevid.methods.attention import last_row_attention
@@ -23,7 +24,7 @@ class PyramidDrop(Method):
 
     name: ClassVar[str] = "pyramiddrop"
     natural_positions: ClassVar = "keep"
-    layers: tuple[int, ...] = (8, 16, 24)
+    layers: tuple[int, ...] = (DefaultCount(8), DefaultCount(16), DefaultCount(24))
     keep: tuple[float, ...] = (0.5, 0.25, 0.125)
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from prunevid.config import DefaultCount
 from prunevid.core import dpc_knn, question_scores
 from prunevid.core._tensors import check_count, check_ratio, plain
 from prunevid.methods.base import Attention, Choice, Choosing, Method
@@ -30,7 +31,7 @@ class SparseVLM(Method):
 
     name: ClassVar[str] = "sparsevlm"
     natural_positions: ClassVar = "keep"
-    layers: tuple[int, ...] = (3, 7, 16)
+    layers: tuple[int, ...] = (DefaultCount(3), DefaultCount(7), DefaultCount(16))
     keep: tuple[float, ...] = (300 / 576, 200 / 576, 110 / 576)
     recycle: float = 0.3
     cluster: int = 10
