@@ -16,7 +16,8 @@ from prunevid.errors import UnsupportedError
 
 _WRONG = (
     "This transformers repeats every picture or video by itself for {copies} beams or return sequences, so a prompt "
-    "with several would see the wrong ones, without pruning too; update transformers, or ask for one sequence without beams."
+    "with several would see the wrong ones, without pruning too; update transformers, or ask for one sequence and no "
+    "beams."
 )
 
 
