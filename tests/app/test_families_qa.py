@@ -67,7 +67,7 @@ def _smolvlm() -> Any:
     names = {"fake_image": "<|vision_start|>", "global_image": "<|vision_end|>", "image": IMAGE}
     for name, token in names.items():  # a video's own token stands in its built-in template
         setattr(tokenizer, f"{name}_token", token)
-    edge = {"longest_edge": 40}
+    edge = {"longest_edge": 50}  # 5 x 5 tokens of 2 x 2 patches of 5 pixels
     image = {"size": edge, "max_image_size": edge}
     video = image | {"video_sampling": {"max_frames": 64, "fps": 1, "video_size": edge}}
     return _pair("SmolVLM", image, video, tokenizer=tokenizer, image_seq_len=25)

@@ -26,7 +26,7 @@ COMPILED = ("qwen2_5_vl", "llava_onevision", "internvl")
 def spread(model: Any, folder: Path) -> Any:
     """Some of the decoder's layers, its end and Qwen's vision tower on the disk, as a `device_map` would place them.
 
-    (accelerate can't offload the others' pooling heads, without pruning either.)
+    (With SigLIP's tower there, the plain LLaVA-OneVision fails: accelerate does not bring its pooling head back.)
     """
     language, base = language_of(model), model.model
     parts = {**dict(base.named_children()), **dict(base.named_parameters(recurse=False))}

@@ -11,7 +11,7 @@ import torch
 from engine.families import build, make_inputs, settings
 from engine.matrix import attach, prompts_of
 from engine.tiny import generate
-from prunevid.engine.repeats import refuse_interleaved
+from prunevid.engine.repeats import refuse_interleaved, refuse_mixed
 from prunevid.errors import UnsupportedError
 
 
@@ -64,3 +64,24 @@ def test_pictures_that_were_repeated_one_by_one(case: str) -> None:
             refuse_interleaved(ids, placeholders, torch.stack(pictures))
     else:
         refuse_interleaved(ids, placeholders, torch.stack(pictures))
+
+
+@pytest.mark.parametrize(
+    ("entries", "tokens", "refused"),
+    [
+        ([A, B, A, B], [6, 6], False),
+        ([A, A, B, B], [6, 6], True),
+        ([A, A, B, B], [3, 3, 3, 3], False),
+        ([A, A, B, C, B, C], [3, 3, 6, 6], False),
+        ([A, A, B, B, C, C], [3, 3, 6, 6], True),
+        ([A[:0], A[:0], B, C, B, C], [0, 0, 6, 6], False),
+        ([A, A, A, A], [6, 6], False),
+    ],
+)
+def test_features_that_were_repeated_one_by_one(entries: list[torch.Tensor], tokens: list[int], refused: bool) -> None:
+    if refused:
+        with pytest.raises(UnsupportedError, match="update transformers"):
+            refuse_mixed(entries, tokens, 2)
+    else:
+        refuse_mixed(entries, tokens, 2)
+    refuse_mixed(entries, tokens, 1)

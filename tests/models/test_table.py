@@ -3,20 +3,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from engine.families import FAMILIES
+from models import tested
 from prunevid import models
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "models.md"
 
 
-def test_the_table_is_current() -> None:
-    page = PAGE.read_text()
-    held = page.split("<!-- table -->\n")[1].split("\n<!-- end of table -->")[0]
-    assert held == models.table(), "put the output of prunevid.models.table() between the marks"
+@pytest.mark.parametrize(("mark", "table"), [("table", models.table), ("tested", tested.table)])
+def test_the_tables_are_current(mark: str, table: Callable[[], str]) -> None:
+    held = PAGE.read_text().split(f"<!-- {mark} -->\n")[1].split(f"\n<!-- end of {mark} -->")[0]
+    assert held == table(), f"put what this prints between the marks: {table.__module__}.{table.__name__}()"
 
 
 def test_every_family_runs_the_matrix() -> None:

@@ -21,7 +21,7 @@ from prunevid.engine.compiled import eagerly, kept
 from prunevid.engine.decode import Decode
 from prunevid.engine.prefill import Prefill, refuse_uncached
 from prunevid.engine.record import Encoded, Summary, TokenMap
-from prunevid.engine.repeats import refuse_interleaved
+from prunevid.engine.repeats import refuse_interleaved, refuse_mixed
 from prunevid.engine.timing import now
 from prunevid.errors import (
     AlreadyAttachedError,
@@ -335,13 +335,19 @@ class Pruning:
             )
 
     def _check_repeats(self, prefill: Prefill, arguments: dict[str, Any]) -> None:
-        """Where features are encoded after rows were repeated: refuses pixels that were not repeated by rows."""
-        pixels = arguments.get(self.adapter.pixels)
-        if pixels is None or not self._active or not self._has_video(arguments):
+        """Refuses rows for beams and several sequences whose pixels or features were not repeated row by row."""
+        if not self._active or not self._has_video(arguments):
             return
-        by_row = not self.adapter.equal_frames or (self.adapter.frames_as_images and pixels.ndim > 4)
-        kind: Any = type(self.base)
-        if not by_row and "mm_encoder_outputs" not in _signature(kind).parameters:
+        masks = {"video": prefill.video_mask, "image": prefill.image_mask}
+        for kind, output in self._encoded(arguments).items():
+            if kind in prefill.encoded:
+                tokens = masks[kind].sum(1).tolist()
+                known = sum(layout.tokens for layout in prefill.encoded[kind].layouts)
+                refuse_mixed(output.pooler_output, tokens, sum(tokens) // known if known else 1)
+        pixels = arguments.get(self.adapter.pixels)
+        by_row = not self.adapter.equal_frames or (self.adapter.frames_as_images and getattr(pixels, "ndim", 0) > 4)
+        base: Any = type(self.base)
+        if pixels is not None and not by_row and "mm_encoder_outputs" not in _signature(base).parameters:
             refuse_interleaved(arguments["input_ids"], prefill.video_mask, pixels)
 
     def _before_base(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from typing import Any
 
 from prunevid.errors import UnsupportedModelError
@@ -63,7 +64,9 @@ def table() -> str:
         adapter = _ADAPTERS[model_type]
         positions = "(t, h, w), kept" if adapter.positions == "mrope" else "one axis, renumbered"
         order = "merged or raster" if adapter.contiguous else "raster"
-        checkpoints = "<br>".join(f"`{name}`" for name in adapter.checkpoints)
+        known = adapter.checkpoints
+        names = known.get(model_type, ()) if isinstance(known, Mapping) else known
+        checkpoints = "<br>".join(f"`{name}`" for name in names)
         lines.append(f"| `{model_type}` | {checkpoints} | {adapter.arrangement} | {positions} | {order} |")
     return "\n".join(lines)
 

@@ -8,6 +8,7 @@ positions. It never knows a pruning method.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -81,7 +82,7 @@ class Adapter(ABC):
 
     Attributes:
         model_types: values of `config.model_type` that this adapter serves.
-        checkpoints: hub ids that users know, for messages and tables.
+        checkpoints: hub ids that users know, for tables; by model type where the adapter serves several.
         arrangement: how a video's tokens stand in the prompt, for tables (g: patches of a frame's row).
         feature_function: name of the method of the base model that encodes videos.
         image_function: name of the one that encodes images; None where images can't be pruned or come as frames do.
@@ -100,7 +101,7 @@ class Adapter(ABC):
     """
 
     model_types: ClassVar[frozenset[str]]
-    checkpoints: ClassVar[tuple[str, ...]] = ()
+    checkpoints: ClassVar[tuple[str, ...] | Mapping[str, tuple[str, ...]]] = ()
     arrangement: ClassVar[str] = ""
     feature_function: ClassVar[str] = "get_video_features"
     image_function: ClassVar[str | None] = None

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -20,13 +21,15 @@ class Qwen3VL(QwenVL):
     """
 
     model_types: ClassVar[frozenset[str]] = frozenset({"qwen3_vl", "qwen3_vl_moe"})
-    checkpoints: ClassVar[tuple[str, ...]] = (
-        "Qwen/Qwen3-VL-2B-Instruct",
-        "Qwen/Qwen3-VL-4B-Instruct",
-        "Qwen/Qwen3-VL-8B-Instruct",
-        "Qwen/Qwen3-VL-32B-Instruct",
-        "Qwen/Qwen3-VL-30B-A3B-Instruct",
-    )
+    checkpoints: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "qwen3_vl": (
+            "Qwen/Qwen3-VL-2B-Instruct",
+            "Qwen/Qwen3-VL-4B-Instruct",
+            "Qwen/Qwen3-VL-8B-Instruct",
+            "Qwen/Qwen3-VL-32B-Instruct",
+        ),
+        "qwen3_vl_moe": ("Qwen/Qwen3-VL-30B-A3B-Instruct",),
+    }
     arrangement: ClassVar[str] = "T runs of H * W / 4 tokens, each behind its time stamp"
     contiguous: ClassVar[bool] = False
     salience: ClassVar[str] = "mean over the patches of one step of the grid; cells are means over 2 x 2 patches"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
@@ -20,13 +21,14 @@ class QwenVL(Adapter):
     """
 
     model_types: ClassVar[frozenset[str]] = frozenset({"qwen2_vl", "qwen2_5_vl"})
-    checkpoints: ClassVar[tuple[str, ...]] = (
-        "Qwen/Qwen2.5-VL-3B-Instruct",
-        "Qwen/Qwen2.5-VL-7B-Instruct",
-        "Qwen/Qwen2.5-VL-72B-Instruct",
-        "Qwen/Qwen2-VL-2B-Instruct",
-        "Qwen/Qwen2-VL-7B-Instruct",
-    )
+    checkpoints: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "qwen2_vl": ("Qwen/Qwen2-VL-2B-Instruct", "Qwen/Qwen2-VL-7B-Instruct"),
+        "qwen2_5_vl": (
+            "Qwen/Qwen2.5-VL-3B-Instruct",
+            "Qwen/Qwen2.5-VL-7B-Instruct",
+            "Qwen/Qwen2.5-VL-72B-Instruct",
+        ),
+    }
     arrangement: ClassVar[str] = "one run of T * H * W / 4 tokens a video"
     image_function: ClassVar[str | None] = "get_image_features"
     positions: ClassVar[Literal["mrope", "1d"]] = "mrope"
