@@ -3,12 +3,12 @@
 
 One row, no cache, the plain decoder layers in a hand-written loop, as in `masked_reference`. What the method decided is
 taken from `Pruning.maps`; what follows from it for the logits is computed here:
-- the merge: a token's feature stands at its representative's place; where the method takes plain means these are computed
-  from the assignment, otherwise the recorded features are used;
+- the merge: a token's feature stands at its representative's place; where the method takes plain means these are
+  computed from the assignment, otherwise the recorded features are used;
 - each choice: the tokens that are gone are hidden from the next layer on, and the hidden state of a token that others
   join is the plain mean of all of them;
-- in which layers generated tokens see the dropped ones; and where a method revises that at every token (DyCoke), which of
-  the video's tokens each of them sees, from attention computed here.
+- in which layers generated tokens see the dropped ones; and where a method revises that at every token (DyCoke), which
+  of the video's tokens each of them sees, from attention computed here.
 
 Besides, it computes the scores that each choice should have been made by.
 `shrunken_reference` does the same for methods that shrink the cache (LOOK-M), in plain loops over heads and tokens.
@@ -78,7 +78,7 @@ def reference(
         averages: whether a merged token is the plain mean of its cells.
         together: which of the new tokens were given in one pass (a further turn), in which nothing is revised.
     """
-    rows = _rows(plain, prompt, new_ids, method, maps, averages)
+    rows = rows_of(plain, prompt, new_ids, method, maps, averages)
     length = len(prompt)
     layers = Layers(plain, list(range(len(rows.hidden))), rows.positions, rows.deep)
     alive, found = _alive(rows, maps), MethodReference(torch.empty(0))
@@ -133,7 +133,7 @@ def _projected(layers: Layers, index: int, state: Tensor) -> tuple[Tensor, Tenso
     return layers.rotate(queries), layers.rotate(keys)
 
 
-def _rows(
+def rows_of(
     plain: Any, prompt: VideoPrompt, new_ids: Tensor, method: Method, maps: Sequence[TokenMap], averages: bool
 ) -> Rows:
     hidden, positions, deep = captured(plain, prompt, new_ids)
@@ -245,7 +245,7 @@ def shrunken_reference(
     plain: Any, prompt: VideoPrompt, new_ids: Tensor, method: Method, maps: Sequence[TokenMap], averages: bool
 ) -> MethodReference:
     """`reference` for LOOK-M: every head forgets by itself, the new tokens go on with what each head holds."""
-    rows = _rows(plain, prompt, new_ids, method, maps, averages)
+    rows = rows_of(plain, prompt, new_ids, method, maps, averages)
     left = rows.seen.nonzero()[:, 0].tolist()
     length = sum(place < len(prompt) for place in left)
     layers = Layers(plain, left, rows.positions, [])
@@ -283,7 +283,9 @@ def _forget(
     kept = [place for place in range(total) if place not in video]
     for number, allowed in enumerate(quota):
         own = [place for place in video if video[place] == number]
-        own.sort(key=lambda place: (place < total - method.recent, -scores[place] * (place < total - method.recent), place))
+        own.sort(
+            key=lambda place: (place < total - method.recent, -scores[place] * (place < total - method.recent), place)
+        )
         kept += own[:allowed]
     kept.sort()
     gone = sorted(set(range(total)) - set(kept))

@@ -10,18 +10,13 @@ import pytest
 import torch
 from transformers.generation.streamers import BaseStreamer
 
-import prunevid
-from engine.families import language_of, make_inputs
+from engine.families import make_inputs
 from engine.matrix import BATCH, ONE, attach, follow_up, prompts_of, repeatable
-from engine.method_reference import _rows, recorded_scores
+from engine.method_reference import recorded_scores, rows_of
 from engine.methods_matrix import (
-    ASKING,
     MAIN,
     NAMES,
-    OWN,
     REVISING,
-    SHRINKING,
-    WEIGHTED,
     compare,
     forward,
     method_of,
@@ -29,14 +24,11 @@ from engine.methods_matrix import (
     plain_of,
     reference_of,
     run,
-    tokens_of,
 )
 from engine.test_attach_detach import hooks, trace
 from engine.tiny import KERNELS, generate
 from prunevid import methods
-from prunevid.errors import ConfigError, UnsupportedError
-from prunevid.methods.budget import mean_over_layers
-from prunevid.stats import decoder_flops
+from prunevid.errors import UnsupportedError
 
 
 @functools.cache
@@ -72,7 +64,7 @@ def test_logits_of_every_step(family: str, kernel: str, budget: float | None, na
     if name != "none":
         assert not torch.equal(torch.stack(out.logits), torch.stack(_plain_run(family, kernel).logits))
     for prompt, maps, ref in zip(prompts, pruning.maps, refs):
-        rows = _rows(plain_of(family), prompt, torch.tensor([], dtype=torch.long), pruning.method, maps, False)
+        rows = rows_of(plain_of(family), prompt, torch.tensor([], dtype=torch.long), pruning.method, maps, False)
         assert len(ref.scores) == max((len(item.steps) for item in maps), default=0)
         if ref.scores and name != "prunevid":  # which scores in another way, and has a reference of its own
             _check_choices(maps, rows, ref.scores)
@@ -192,9 +184,7 @@ def test_beam_scores_are_the_reference_s(family: str, name: str) -> None:
         prompt, new = prompts[row // 2], sequence[width:]
         ref = reference_of(pruning, family, prompt, new, pruning.maps[row // 2 * each])
         logits = ref.logits[:-1].log_softmax(-1)
-        torch.testing.assert_close(
-            score, logits[torch.arange(len(new)), new].sum() / len(new), atol=1e-5, rtol=0
-        )
+        torch.testing.assert_close(score, logits[torch.arange(len(new)), new].sum() / len(new), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("positions", ["keep", "renumber"])

@@ -93,7 +93,7 @@ def layer_average(name: str, start: int, allowed: int, layers: Sequence[int], de
 
 
 def most_before_choices(allowed: int, layers: Sequence[int], depth: int) -> int:
-    """Most tokens that a merge may leave, so that choices after it can still bring the mean over layers to `allowed`."""
+    """Most tokens that a merge may leave so that choices after it can still bring the mean over layers to `allowed`."""
 
     def fits(start: int) -> bool:
         return mean_over_layers(start, tokens_after_choices(start, 1, len(layers)), layers, depth) <= allowed
