@@ -56,13 +56,14 @@ def test_the_whole_budget_changes_nothing(family: str, kernel: str, name: str) -
 @pytest.mark.parametrize(("kernel", "budget"), [("sdpa", None), ("eager", 0.4)], ids=["own options", "budget"])
 @pytest.mark.parametrize("family", MAIN)
 def test_logits_of_every_step(family: str, kernel: str, budget: float | None, name: str) -> None:
-    """A batch of one video, another, none and two, against a pass in which masks hide what the token maps say."""
+    """A batch of one video, none and two, against a pass in which masks hide what the token maps say."""
     method = method_of(name, family, retention_ratio=budget)
-    prompts = prompts_of(family, BATCH)
+    prompts = prompts_of(family, ["one", "text", "two"])
     pruning, out = run(model_of(family, kernel), family, method, prompts)
     refs = compare(pruning, family, prompts, out)
     if name != "none":
-        assert not torch.equal(torch.stack(out.logits), torch.stack(_plain_run(family, kernel).logits))
+        _, _, _, unpruned = torch.stack(_plain_run(family, kernel).logits, dim=1)
+        assert not torch.allclose(torch.stack(out.logits)[:, -1], unpruned, atol=1e-3)
     for prompt, maps, ref in zip(prompts, pruning.maps, refs):
         rows = rows_of(plain_of(family), prompt, torch.tensor([], dtype=torch.long), pruning.method, maps, False)
         assert len(ref.scores) == max((len(item.steps) for item in maps), default=0)
@@ -163,7 +164,7 @@ def test_second_turn_on_the_returned_cache(family: str, name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("family", MAIN)
 def test_static_cache(family: str, name: str) -> None:
-    model, prompts, method = model_of(family), prompts_of(family, BATCH), method_of(name, family)
+    model, prompts, method = model_of(family), prompts_of(family, ["one", "text", "other"]), method_of(name, family)
     if name in REVISING:
         with pytest.raises(UnsupportedError, match="needs a cache that grows"):
             run(model, family, method, prompts, cache_implementation="static")
@@ -201,10 +202,10 @@ def test_positions_are_an_option(name: str, positions: str) -> None:
 
 
 @pytest.mark.parametrize("merge_by", ["pivotal", "averaged", "weighted", "none"])
-@pytest.mark.parametrize("recent", [0, 4, 32])
+@pytest.mark.parametrize("recent", [0, 32])
 @pytest.mark.parametrize("family", MAIN)
 def test_lookm_head_by_head(family: str, recent: int, merge_by: str) -> None:
-    prompts = prompts_of(family, ["two", "one"])
+    prompts = prompts_of(family, ["two"])
     pruning, out = run(model_of(family), family, methods.get("lookm", recent=recent, merge_by=merge_by), prompts, 4)
     compare(pruning, family, prompts, out)
 

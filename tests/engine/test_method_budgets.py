@@ -42,7 +42,7 @@ def test_every_budget_is_met(family: str, name: str) -> None:
     """By every video of a batch, however it is given; and the more is asked for, the more is left."""
     model, prompts = model_of(family), prompts_of(family, ["one", "two"])
     budgets = [({"retention_ratio": ratio}, round(ratio * CELLS)) for ratio in RATIOS]
-    budgets += [({"retention_tokens": tokens}, min(tokens, CELLS)) for tokens in (1, 30, 999)]
+    budgets += [({"retention_tokens": tokens}, min(tokens, CELLS)) for tokens in (1, 999)]
     for options, allowed in budgets:
         pruning, out = forward(model, family, method_of(name, family, **options), prompts)
         if name in SHRINKING:  # the tokens are still processed, but no longer held: the longer row fills the cache
@@ -62,7 +62,7 @@ def test_a_mean_over_layers_is_met(family: str, name: str) -> None:
     """From below by less than a token, in every video; refused with what is possible where the first layers see too
     much."""
     model, prompts, before = model_of(family), prompts_of(family, ["one", "two"]), 0.0
-    for tokens in (20, 40, 41, 42, 63, 110, CELLS):
+    for tokens in (20, 41, 42, 63, CELLS):
         method = method_of(name, family, retention_tokens=tokens, average_over_layers=True)
         try:
             pruning, _ = forward(model, family, method, prompts)
