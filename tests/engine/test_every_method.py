@@ -161,6 +161,19 @@ def test_second_turn_on_the_returned_cache(family: str, name: str) -> None:
     torch.testing.assert_close(torch.cat(second.logits), ref.logits[-4:-1], atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(("name", "then"), [("fastv", "none"), ("pyramiddrop", "uniform"), ("fastv", "dycoke")])
+@pytest.mark.parametrize("family", MAIN)
+def test_second_turn_under_another_method(family: str, name: str, then: str) -> None:
+    """The cache knows which layers hold less, whoever goes on with it."""
+    model, (prompt,) = model_of(family), prompts_of(family, ["two"])
+    pruning, first = run(model, family, method_of(name, family), [prompt])
+    inputs = follow_up(family, first, prompt, 4)
+    with attach(model, family, method_of(then, family)):
+        second = generate(model, inputs, 3, past_key_values=first.past_key_values)
+    ref = reference_of(pruning, family, prompt, second.sequences[0, len(prompt) :], pruning.maps[0])
+    torch.testing.assert_close(torch.cat(second.logits), ref.logits[-4:-1], atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("family", MAIN)
 def test_static_cache(family: str, name: str) -> None:
@@ -173,19 +186,25 @@ def test_static_cache(family: str, name: str) -> None:
     compare(pruning, family, prompts, out)
 
 
-@pytest.mark.parametrize("name", ["fastv", "dycoke", "lookm", "tome|fastv"])
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [("fastv", {}), ("lookm", {}), ("tome|fastv", {}), ("dycoke", {}), ("dycoke", {"turned": 0.75, "layer": 2})],
+    ids=str,
+)
 @pytest.mark.parametrize("family", MAIN)
-def test_beam_scores_are_the_reference_s(family: str, name: str) -> None:
+def test_beam_scores_are_the_reference_s(family: str, name: str, given: dict[str, Any]) -> None:
+    """Beams that part ways take what a method remembers of the token before with them."""
     model, prompts = model_of(family), repeatable(family, ["one", "text"])
-    options: dict[str, Any] = dict(num_beams=3, num_return_sequences=2, output_scores=True)
-    pruning, out = run(model, family, method_of(name, family), prompts, 4, **options)
+    options: dict[str, Any] = dict(num_beams=4, num_return_sequences=3, output_scores=True)
+    pruning, out = run(model, family, method_of(name, family, **given), prompts, 7, **options)
     width = max(map(len, prompts))
     each = len(pruning.maps) // len(prompts)  # rows may have been repeated before the prompt's pass
     for row, (sequence, score) in enumerate(zip(out.sequences, out.sequences_scores)):
-        prompt, new = prompts[row // 2], sequence[width:]
-        ref = reference_of(pruning, family, prompt, new, pruning.maps[row // 2 * each])
+        prompt, new = prompts[row // 3], sequence[width:]
+        ref = reference_of(pruning, family, prompt, new, pruning.maps[row // 3 * each])
         logits = ref.logits[:-1].log_softmax(-1)
-        torch.testing.assert_close(score, logits[torch.arange(len(new)), new].sum() / len(new), atol=1e-5, rtol=0)
+        expected = logits[torch.arange(len(new)), new].sum() / len(new)
+        torch.testing.assert_close(score, expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("positions", ["keep", "renumber"])
