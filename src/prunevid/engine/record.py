@@ -37,6 +37,7 @@ class TokenMap:
     scores: (n,) float32, the scores of the last choice that a merged token took part in; None where none was scored.
     joined: (n,) int64, the kept token that each merged token is or went into, -1 where it was dropped; None
         where no choice was made.
+    steps: what `joined` was after each choice, the last one included.
     """
 
     layout: VideoLayout
@@ -44,6 +45,7 @@ class TokenMap:
     kept: Tensor | None = None
     scores: Tensor | None = None
     joined: Tensor | None = None
+    steps: list[Tensor] = field(default_factory=list)
 
     def choose(self, place: Tensor, scores: Tensor | None) -> None:
         """Writes one choice down.
@@ -54,6 +56,7 @@ class TokenMap:
         """
         before = self.joined
         self.joined = place if before is None else torch.where(before < 0, before, place[before.clamp(min=0)])
+        self.steps.append(self.joined)
         self.kept = (self.joined == torch.arange(len(place), device=place.device)).nonzero()[:, 0]
         if scores is not None:
             old = self.scores

@@ -12,7 +12,7 @@ from torch import Tensor
 from prunevid.core import MergedVideo
 from prunevid.errors import ConfigError
 from prunevid.methods.base import Choice, Choosing, LayerCache, Method, TowerRequest, Video
-from prunevid.methods.budget import Split, layer_average, tokens_after_choices
+from prunevid.methods.budget import Split, layer_average, most_before_choices, tokens_after_choices
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,26 @@ class Composed(Method):
         """See `Method.token_order`."""
         return self._before.token_order
 
+    @property
+    def prunes_images(self) -> bool:
+        """See `Method.prunes_images`."""
+        return any(part.prunes_images for part in self.parts)
+
+    @property
+    def position_scheme(self) -> Literal["auto", "renumber", "keep"]:
+        """See `Method.position_scheme`: that of the part that merges, unless the whole was given its own."""
+        return self._before.position_scheme if self.positions == "auto" else self.positions
+
+    @property
+    def collect_stats(self) -> bool:
+        """See `Method.collect_stats`."""
+        return all(part.collect_stats for part in self.parts)
+
+    @property
+    def verbose(self) -> bool:
+        """See `Method.verbose`."""
+        return any(part.verbose for part in self.parts)
+
     def merge(self, video: Video) -> MergedVideo | None:
         """See `Method.merge`."""
         return self._before.merge(video)
@@ -141,6 +161,8 @@ class Composed(Method):
             return Split(merged if self.shrinks_cache else allowed, None)
         start = merged or cells
         if self.average_over_layers:
+            if self.merges and self._before.budget(cells) is None:
+                start = merged = min(start, most_before_choices(allowed, steps, depth))
             return Split(merged, layer_average(self.label, start, allowed, steps, depth))
         return Split(merged, tokens_after_choices(start, min(start, allowed), len(steps)))
 

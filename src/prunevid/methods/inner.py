@@ -11,7 +11,7 @@ from torch import Tensor
 from prunevid.core._tensors import check_count, check_ratio
 from prunevid.methods.attention import last_row_attention
 from prunevid.methods.base import Choice, Choosing, Method, top_tokens
-from prunevid.methods.budget import Split, mean_over_layers
+from prunevid.methods.budget import Split, expanded_split
 
 
 @dataclass(frozen=True)
@@ -67,29 +67,3 @@ class MergeThenChoose(Method):
     def targets(self, choosing: Choosing, kept: Tensor) -> Tensor | None:
         """What becomes of the tokens that are not kept; see `Choice.target`."""
         return None
-
-
-def expanded_split(cells: int, allowed: int, keep: float, layer: int, depth: int) -> tuple[int, int]:
-    """Tokens after a merge and after one choice, so that the mean over layers is nearest to `allowed` from below.
-
-    The choice keeps the share `keep` of what the merge leaves, and more only where the merge leaves everything.
-
-    Args:
-        cells: tokens of the unpruned video.
-        allowed: the mean to reach, at least 1.
-        keep: in (0, 1].
-        layer: 0-based layer after which the choice is made.
-        depth: layers of the decoder.
-    """
-    first = max(1, int(cells * keep))
-
-    def at(step: int) -> tuple[int, int]:  # 1 ... cells: the merge leaves more; beyond: the choice does
-        return (step, max(1, int(step * keep))) if step < cells else (cells, first + step - cells)
-
-    low, high = 1, cells + cells - first
-    while low < high:
-        middle = (low + high + 1) // 2
-        merged, chosen = at(middle)
-        fits = mean_over_layers(merged, (chosen,), (layer,), depth) <= allowed
-        low, high = (middle, high) if fits else (low, middle - 1)
-    return at(low)

@@ -13,7 +13,7 @@ from torch import Tensor
 from prunevid.config import DefaultLayer, PruneVidConfig
 from prunevid.core import MergedVideo, merge_video, question_scores, select_by_group, select_top, share_out
 from prunevid.methods.base import Choice, Choosing, Method, Video, top_tokens
-from prunevid.methods.budget import Split, largest, mean_over_layers
+from prunevid.methods.budget import Split, expanded_split
 
 
 @dataclass(frozen=True)
@@ -131,16 +131,12 @@ class PruneVid(Method):
         if allowed is None or not (config.enable_stage1 and config.enable_stage2):
             return super().split(cells, frames, depth)
 
-        def merged(kept: int) -> int:
-            return min(cells, max(kept, round(kept / config.keep_ratio))) if config.keep_ratio else cells
-
         if not self.average_over_layers:
-            return Split(merged(allowed), (allowed,))
-        first = self.selection_layers[:1]
-        kept = largest(lambda n: mean_over_layers(merged(n), (n,), first, depth) <= allowed, cells)
-        if kept == 0:  # even one token chosen would exceed it: the merge alone has to meet it
-            return Split(allowed, (1,))
-        return Split(merged(kept), (kept,))
+            merged = round(allowed / config.keep_ratio) if config.keep_ratio else cells
+            return Split(min(cells, max(allowed, merged)), (allowed,))
+        keep = config.keep_ratio or 1 / cells  # nothing kept is no share that a merge could be worked out from
+        merged, chosen = expanded_split(cells, allowed, keep, config.pruning_layer, depth)
+        return Split(merged, (chosen,))
 
     def replace(self, **overrides: Any) -> PruneVid:
         """A copy with some settings of its config, or of its budget, changed."""
