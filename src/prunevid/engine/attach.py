@@ -66,6 +66,7 @@ def attach(
     Raises:
         UnsupportedModelError: the family has no adapter, or this model of it can't be pruned.
         AlreadyAttachedError: a pruning is attached to the model already.
+        UnsupportedError: the method asks for the vision tower, which the family's adapter does not describe.
         ConfigError: a setting is out of range, its layer beyond the model's depth, its positions not to be had, or
             images are to be pruned in a family whose adapter does not describe them.
     """
@@ -90,6 +91,7 @@ class Pruning:
         _check_layer(self.method, first, self.language_model.config)
         _check_positions(self.method, self.adapter, self.language_model)
         _check_images(self.method, self.adapter, model)
+        _check_tower(self.method, self.adapter, self.base)
         self._local = kept(self.base).local
         self._reports = threading.local()
         self._last: Summary | None = None
@@ -466,6 +468,12 @@ def _check_layer(method: Method, first: int, config: Any) -> None:
         if not first <= layer < depth:
             name = "pruning_layer" if method.name == "prunevid" else f"the layer after which {method.name!r} chooses"
             raise ConfigError(f"{name} is {layer}, but this model's layers allow {first} to {depth - 1}.")
+    revised = method.revision_layer
+    if revised is not None and not 0 <= revised < depth:
+        raise ConfigError(
+            f"the layer after which {method.name!r} revises what is seen is {revised}, but this model's layers allow 0 "
+            f"to {depth - 1}."
+        )
     if "sliding_attention" in (getattr(config, "layer_types", None) or []) and method.acts:
         raise UnsupportedModelError(
             "This model attends in a sliding window, which pruning can't shorten; load it with "
@@ -495,6 +503,12 @@ def _check_images(method: Method, adapter: Adapter, model: nn.Module) -> None:
         raise ConfigError(
             f"prune_images is True, but the adapter of {type(model).__name__} describes no images; leave it out."
         )
+
+
+def _check_tower(method: Method, adapter: Adapter, base: Any) -> None:
+    """Refuses a method that asks for the vision tower where the family's tower is not known, or lacks the layer."""
+    if method.tower is not None:
+        adapter.tower(base).attention(method.tower.layer)
 
 
 @functools.cache

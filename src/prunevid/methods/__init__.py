@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import functools
 import importlib.metadata
+import warnings
 from typing import Any
 
 from prunevid.config import PruneVidConfig
@@ -85,9 +86,22 @@ def get(name: str, **options: Any) -> Method:
 
 @functools.cache
 def _load_plugins() -> None:
-    """Registers the methods that other packages offer under the entry point group "prunevid.methods"."""
+    """Registers the methods that other packages offer under the entry point group "prunevid.methods".
+
+    One that can't be loaded is named in a warning, so that the others can still be used.
+    """
     for entry in importlib.metadata.entry_points(group="prunevid.methods"):
-        register(entry.load())
+        try:
+            method = entry.load()
+            if not (isinstance(method, type) and issubclass(method, Method)):
+                raise ConfigError(f"{method!r} is no subclass of prunevid.methods.Method.")
+            register(method)
+        except Exception as error:
+            warnings.warn(
+                f"The method {entry.name!r} of another package ({entry.value}) can't be used: {error}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
 
 def resolve(choice: PruneVidConfig | Method | str, **overrides: Any) -> Method:

@@ -49,23 +49,32 @@ def mean_over_layers(start: int, chosen: Sequence[int], layers: Sequence[int], d
 
 
 def layer_average(name: str, start: int, allowed: int, layers: Sequence[int], depth: int) -> tuple[int, ...]:
-    """Tokens after each choice so that the mean over layers is nearest to `allowed` from below.
+    """Tokens after each choice so that the mean over layers is below `allowed` by less than a token, or equal to it.
+
+    Choices keep equal shares; where one token more at the end would exceed the mean, earlier choices keep some more.
 
     Raises:
         ConfigError: even keeping one token would exceed it.
     """
 
-    def mean(end: int) -> float:
-        return mean_over_layers(start, tokens_after_choices(start, end, len(layers)), layers, depth)
+    def fits(chosen: Sequence[int]) -> bool:
+        return mean_over_layers(start, chosen, layers, depth) <= allowed
 
-    end = largest(lambda tokens: mean(tokens) <= allowed, start)
+    end = largest(lambda tokens: fits(tokens_after_choices(start, tokens, len(layers))), start)
     if end == 0:
-        least = mean(1) / start
+        least = mean_over_layers(start, tokens_after_choices(start, 1, len(layers)), layers, depth) / start
         raise ConfigError(
             f"The method {name!r} can't keep {allowed / start:.3g} of the tokens on average over the layers, because "
             f"its first layers see all of them ({least:.3g} is the least); choose earlier layers, or a larger budget."
         )
-    return tokens_after_choices(start, end, len(layers))
+    found = list(tokens_after_choices(start, end, len(layers)))
+    for step, more in enumerate(tokens_after_choices(start, min(start, end + 1), len(layers))):
+        room = more - found[step]
+        extra = largest(lambda n: fits([*found[:step], found[step] + n, *found[step + 1 :]]), room)  # noqa: B023
+        found[step] += extra
+        if extra < room:  # later choices wait, so that no number shrinks when the budget grows
+            break
+    return tuple(found)
 
 
 def largest(fits: Callable[[int], bool], high: int) -> int:

@@ -58,7 +58,7 @@ class PruneVid(Method):
     @property
     def position_scheme(self) -> Literal["auto", "renumber", "keep"]:
         """See `Method.position_scheme`."""
-        return self.config.positions
+        return self.config.positions if self.positions == "auto" else self.positions
 
     @property
     def collect_stats(self) -> bool:
@@ -136,11 +136,13 @@ class PruneVid(Method):
 
         if not self.average_over_layers:
             return Split(merged(allowed), (allowed,))
-        first = self.selection_layers[:1]
-        kept = largest(lambda n: mean_over_layers(merged(n), (n,), first, depth) <= allowed, cells)
-        if kept == 0:  # even one token chosen would exceed it: the merge alone has to meet it
-            return Split(allowed, (1,))
-        return Split(merged(kept), (kept,))
+
+        def fits(left: int, chosen: int) -> bool:
+            return mean_over_layers(left, (chosen,), self.selection_layers, depth) <= allowed
+
+        kept = largest(lambda n: fits(merged(n), n), cells)
+        least, kept, more = merged(kept) if kept else 1, max(1, kept), merged(min(cells, kept + 1))
+        return Split(least + largest(lambda n: fits(least + n, kept), more - least), (kept,))
 
     def replace(self, **overrides: Any) -> PruneVid:
         """A copy with some settings of its config, or of its budget, changed."""
