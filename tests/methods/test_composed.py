@@ -189,7 +189,10 @@ def test_three_choices_need_three_layers() -> None:
 def test_a_method_with_a_tower_is_refused_where_it_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build("qwen2_5_vl")
     monkeypatch.setattr(type(adapter_for(model)), "tower", Adapter.tower)
-    with pytest.raises(UnsupportedError, match="does not say where the vision tower"):
+    with pytest.raises(
+        UnsupportedError,
+        match=r"'visionzip' needs .*, but the adapter QwenVL does not say where",
+    ):
         prunevid.attach(model, "visionzip")
     prunevid.attach(model, "fastv").detach()  # nothing was left behind
     request = replace(methods.get("visionzip").tower, layer=-9)

@@ -19,6 +19,7 @@ from prunevid.config import PruneVidConfig
 from prunevid.engine import cache as caches
 from prunevid.engine.compiled import eagerly, kept
 from prunevid.engine.decode import Decode
+from prunevid.engine.fits import refusal
 from prunevid.engine.prefill import Prefill, refuse_uncached
 from prunevid.engine.record import Encoded, Summary, TokenMap
 from prunevid.engine.repeats import refuse_interleaved
@@ -88,10 +89,13 @@ class Pruning:
         self.language_model = self.adapter.language_model(self.base)
         first = self.adapter.first_selection_layer(self.base.config)
         self.method = method.for_depth(self.language_model.config.num_hidden_layers, first)
+        refused = refusal(self.method, self.adapter)
+        if refused is not None:
+            raise refused
         _check_layer(self.method, first, self.language_model.config)
         _check_positions(self.method, self.adapter, self.language_model)
-        _check_images(self.method, self.adapter, model)
-        _check_tower(self.method, self.adapter, self.base)
+        if self.method.tower is not None:  # raises where the tower has no such layer
+            self.adapter.tower(self.base).attention(self.method.tower.layer)
         self._local = kept(self.base).local
         self._reports = threading.local()
         self._last: Summary | None = None
@@ -483,32 +487,12 @@ def _check_layer(method: Method, first: int, config: Any) -> None:
 
 def _check_positions(method: Method, adapter: Adapter, language_model: Any) -> None:
     """Refuses positions after the merge that the model can't be given."""
-    if not method.merges:
-        return
-    if method.position_scheme == "renumber" and adapter.positions == "mrope":
-        raise ConfigError(
-            "positions is 'renumber', but this model places its tokens by time, row and column, which can't be counted "
-            "anew; choose 'keep' or 'auto'."
-        )
-    if method.position_scheme == "keep" and adapter.positions == "1d" and not hasattr(language_model, "rotary_emb"):
+    kept = method.merges and method.position_scheme == "keep" and adapter.positions == "1d"
+    if kept and not hasattr(language_model, "rotary_emb"):
         raise ConfigError(
             "positions is 'keep', but this model's decoder has no rotary_emb that could be given them; choose "
             "'renumber' or 'auto'."
         )
-
-
-def _check_images(method: Method, adapter: Adapter, model: nn.Module) -> None:
-    """Refuses to prune the images of a family whose adapter does not describe them."""
-    if method.prunes_images and adapter.image_function is None and not adapter.frames_as_images:
-        raise ConfigError(
-            f"prune_images is True, but the adapter of {type(model).__name__} describes no images; leave it out."
-        )
-
-
-def _check_tower(method: Method, adapter: Adapter, base: Any) -> None:
-    """Refuses a method that asks for the vision tower where the family's tower is not known, or lacks the layer."""
-    if method.tower is not None:
-        adapter.tower(base).attention(method.tower.layer)
 
 
 @functools.cache

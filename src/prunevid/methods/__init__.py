@@ -10,7 +10,7 @@ import importlib.metadata
 import warnings
 from typing import Any
 
-from prunevid.config import PruneVidConfig
+from prunevid.config import DefaultLayer, PruneVidConfig
 from prunevid.errors import ConfigError
 from prunevid.methods.base import (
     Attention,
@@ -129,6 +129,52 @@ def replace_options(method: Method, overrides: dict[str, Any]) -> Method:
     return dataclasses.replace(method, **overrides)
 
 
+def table() -> str:
+    """The methods of this package as a table in Markdown (`docs/methods.md` holds it)."""
+    lines = ["| method | where it acts | needs the tower | positions | defaults |", "|---|---|---|---|---|"]
+    for name, kind in sorted(_METHODS.items()):
+        method = kind()
+        tower = "yes" if method.tower is not None else "no"
+        cells = [f"[`{name}`](methods/{name.rstrip('+')}.md)", _places(method), tower, _positions(method)]
+        lines.append(f"| {' | '.join([*cells, _defaults(method)])} |")
+    return "\n".join(lines)
+
+
+def _places(method: Method) -> str:
+    """Which slots it fills."""
+    layers = len(method.selection_layers)
+    places = [
+        ("before", method.merges),
+        ("inside" if layers == 1 else f"inside, {layers} times", layers),
+        ("cache", method.compresses_cache),
+        ("cache, each head by itself", method.shrinks_cache),
+        ("while it answers", method.revision_layer is not None),
+    ]
+    return "; ".join(label for label, used in places if used) or "nowhere"
+
+
+def _positions(method: Method) -> str:
+    """Of the tokens that are left, in families with positions on one axis."""
+    return "counted anew" if method.merges and method.position_scheme != "keep" else "kept"
+
+
+def _defaults(method: Method) -> str:
+    """Its own options; "3 of 32": a layer that follows the model's depth."""
+    budget = {field.name for field in dataclasses.fields(Method)}
+    own = [field.name for field in dataclasses.fields(method) if field.name not in budget]
+    return ", ".join(f"`{name}={_shown(getattr(method, name))}`" for name in own) or "none"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_shown, value))})"
+    if isinstance(value, DefaultLayer):
+        return f"{int(value)} of {value.of}"
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return f"{type(value).__name__}()" if dataclasses.is_dataclass(value) else repr(value)
+
+
 register(Method)
 register(PruneVid)
 register(FastV)
@@ -177,5 +223,6 @@ __all__ = [
     "names",
     "register",
     "resolve",
+    "table",
     "top_tokens",
 ]
