@@ -4,13 +4,17 @@
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import prunevid
-from engine.families import FAMILIES, build
+from engine.families import FAMILIES, build, make_inputs
+from engine.matrix import prompts_of
+from engine.tiny import generate
 from prunevid import methods
 from prunevid.engine.fits import refusal
 from prunevid.engine.table import _OPTIONS
@@ -94,3 +98,48 @@ def test_reasons_of_an_adapter_that_says_little() -> None:
     assert "the adapter Bare describes no images" in str(refusal(images, bare))
     assert refusal(methods.get("uniform", positions="renumber"), bare) is None
     assert refusal(methods.get("fastv", positions="renumber"), adapter_of("qwen2_vl")) is None  # it merges nothing
+
+
+# ---- the guide's method of your own --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def loudest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The guide's example, installed as a package with the guide's entry point."""
+    text = GUIDE.read_text()
+    code = next(block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "class Loudest" in block)
+    header, point = re.search(r"```toml\n(.*?)\n(.*?)\n```", text, re.DOTALL).groups()
+    assert header == '[project.entry-points."prunevid.methods"]'
+    module = re.search(r'"(\w+):', point).group(1)
+    (tmp_path / f"{module}.py").write_text(code)
+    info = tmp_path / "example-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: example\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[prunevid.methods]\n" + point.replace('"', "") + "\n")
+    monkeypatch.setattr(methods, "_METHODS", dict(methods._METHODS))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    methods._load_plugins.cache_clear()
+    yield
+    sys.modules.pop(module, None)
+    methods._load_plugins.cache_clear()
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "llava_onevision", "internvl"])
+@pytest.mark.parametrize(("name", "options", "share"), [
+    ("loudest", {}, 0.25), ("loudest", {"keep": 0.1}, 0.1), ("loudest", {"retention_ratio": 0.3}, 0.3),
+    ("loudest|fastv", {"retention_ratio": 0.1}, 0.1),
+])  # fmt: skip
+def test_the_guides_method_runs(loudest: None, family: str, name: str, options: dict[str, Any], share: float) -> None:
+    model = build(family)
+    prompts = prompts_of(family, ["one", "other", "text"])
+    with prunevid.attach(model, name, **FAMILIES[family].attach, **options) as pruning:
+        generate(model, make_inputs(*prompts), 2)
+    for row, maps in zip(pruning.stats, pruning.maps):
+        cells = sum(item.layout.cells for item in maps)
+        wanted = round(share * cells) if "retention_ratio" in options else int(share * cells)
+        assert row["stage2"]["compressed_tokens"] == wanted + row["stage1"]["original_tokens"] - cells
+        for item in maps:
+            kept = set(item.destination.tolist()) - {-1}
+            assert len(kept) == wanted
+            if name == "loudest":  # it drops nothing
+                assert item.destination.ge(0).all()
