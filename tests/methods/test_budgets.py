@@ -35,7 +35,7 @@ def test_what_is_left_at_the_end_is_the_budget(name: str, cells: int, frames: in
     tokens = max(1, int(cells * share))
     method, start, chosen = split_of(name, tokens, cells, frames, depth)
     if method.shrinks_cache:
-        assert method.cache_budget(cells) == tokens <= start
+        assert method.cache_budget(cells, start) == tokens <= start
     else:
         assert (start, *chosen)[-1] == tokens
     assert methods.get(name, retention_ratio=share).budget(cells) == max(1, round(share * cells))

@@ -142,7 +142,9 @@ def _drop_sets(merged: MergedVideo, plan: Plan, budget: int) -> MergedVideo:
     table[torch.tensor(kept)] = torch.arange(len(kept))
     table = table.to(merged.assignment.device)
     chosen = torch.tensor(kept, device=table.device)
-    sizes = [[sum(scene_of[i] == s and static[i] is kind for i in kept) for s in first] for kind in (True, False)]
+    sizes = [
+        [sum(scene_of[i] == s and static[i] is kind for i in kept) for s in range(len(first))] for kind in (True, False)
+    ]
     return MergedVideo(
         merged.features[chosen],
         table[merged.assignment],

@@ -19,6 +19,7 @@ from prunevid.config import PruneVidConfig
 from prunevid.engine import cache as caches
 from prunevid.engine.compiled import eagerly, kept
 from prunevid.engine.decode import Decode
+from prunevid.engine.fits import refusal
 from prunevid.engine.prefill import Prefill, refuse_uncached
 from prunevid.engine.record import Encoded, Summary, TokenMap
 from prunevid.engine.repeats import refuse_interleaved, refuse_mixed
@@ -66,6 +67,7 @@ def attach(
     Raises:
         UnsupportedModelError: the family has no adapter, or this model of it can't be pruned.
         AlreadyAttachedError: a pruning is attached to the model already.
+        UnsupportedError: the method asks for the vision tower, which the family's adapter does not describe.
         ConfigError: a setting is out of range, its layer beyond the model's depth, its positions not to be had, or
             images are to be pruned in a family whose adapter does not describe them.
     """
@@ -87,9 +89,13 @@ class Pruning:
         self.language_model = self.adapter.language_model(self.base)
         first = self.adapter.first_selection_layer(self.base.config)
         self.method = method.for_depth(self.language_model.config.num_hidden_layers, first)
+        refused = refusal(self.method, self.adapter)
+        if refused is not None:
+            raise refused
         _check_layer(self.method, first, self.language_model.config)
         _check_positions(self.method, self.adapter, self.language_model)
-        _check_images(self.method, self.adapter, model)
+        if self.method.tower is not None:  # raises where the tower has no such layer
+            self.adapter.tower(self.base).attention(self.method.tower.layer)
         self._local = kept(self.base).local
         self._reports = threading.local()
         self._last: Summary | None = None
@@ -472,6 +478,12 @@ def _check_layer(method: Method, first: int, config: Any) -> None:
         if not first <= layer < depth:
             name = "pruning_layer" if method.name == "prunevid" else f"the layer after which {method.name!r} chooses"
             raise ConfigError(f"{name} is {layer}, but this model's layers allow {first} to {depth - 1}.")
+    revised = method.revision_layer
+    if revised is not None and not 0 <= revised < depth:
+        raise ConfigError(
+            f"the layer after which {method.name!r} revises what is seen is {revised}, but this model's layers allow 0 "
+            f"to {depth - 1}."
+        )
     if "sliding_attention" in (getattr(config, "layer_types", None) or []) and method.acts:
         raise UnsupportedModelError(
             "This model attends in a sliding window, which pruning can't shorten; load it with "
@@ -481,25 +493,11 @@ def _check_layer(method: Method, first: int, config: Any) -> None:
 
 def _check_positions(method: Method, adapter: Adapter, language_model: Any) -> None:
     """Refuses positions after the merge that the model can't be given."""
-    if not method.merges:
-        return
-    if method.position_scheme == "renumber" and adapter.positions == "mrope":
-        raise ConfigError(
-            "positions is 'renumber', but this model places its tokens by time, row and column, which can't be counted "
-            "anew; choose 'keep' or 'auto'."
-        )
-    if method.position_scheme == "keep" and adapter.positions == "1d" and not hasattr(language_model, "rotary_emb"):
+    kept = method.merges and method.position_scheme == "keep" and adapter.positions == "1d"
+    if kept and not hasattr(language_model, "rotary_emb"):
         raise ConfigError(
             "positions is 'keep', but this model's decoder has no rotary_emb that could be given them; choose "
             "'renumber' or 'auto'."
-        )
-
-
-def _check_images(method: Method, adapter: Adapter, model: nn.Module) -> None:
-    """Refuses to prune the images of a family whose adapter does not describe them."""
-    if method.prunes_images and adapter.image_function is None and not adapter.frames_as_images:
-        raise ConfigError(
-            f"prune_images is True, but the adapter of {type(model).__name__} describes no images; leave it out."
         )
 
 

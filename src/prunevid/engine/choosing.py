@@ -165,7 +165,7 @@ class Chooser:
             return everything, None
         scene, video = self.owners[index]
         attention = self._attention(row, index, layer)
-        cells = [item.layout.cells for item in record.maps]
+        cells = [item.tokens for item in record.maps]
         choice = self.prefill.method.choose(
             Choosing(
                 attention=attention,

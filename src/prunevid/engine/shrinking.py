@@ -43,7 +43,7 @@ class Shrinker:
         ]
 
     def _quota(self, cells: int, tokens: int) -> int:
-        return min(tokens, self.prefill.method.cache_budget(cells))
+        return min(tokens, self.prefill.method.cache_budget(cells, tokens))
 
     def arm(self) -> None:
         """Puts the hooks in place."""

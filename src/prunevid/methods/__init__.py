@@ -7,9 +7,10 @@ import dataclasses
 import difflib
 import functools
 import importlib.metadata
+import warnings
 from typing import Any
 
-from prunevid.config import PruneVidConfig
+from prunevid.config import DefaultLayer, PruneVidConfig
 from prunevid.errors import ConfigError
 from prunevid.methods.base import (
     Attention,
@@ -85,9 +86,22 @@ def get(name: str, **options: Any) -> Method:
 
 @functools.cache
 def _load_plugins() -> None:
-    """Registers the methods that other packages offer under the entry point group "prunevid.methods"."""
+    """Registers the methods that other packages offer under the entry point group "prunevid.methods".
+
+    One that can't be loaded is named in a warning, so that the others can still be used.
+    """
     for entry in importlib.metadata.entry_points(group="prunevid.methods"):
-        register(entry.load())
+        try:
+            method = entry.load()
+            if not (isinstance(method, type) and issubclass(method, Method)):
+                raise ConfigError(f"{method!r} is no subclass of prunevid.methods.Method.")
+            register(method)
+        except Exception as error:
+            warnings.warn(
+                f"The method {entry.name!r} of another package ({entry.value}) can't be used: {error}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
 
 def resolve(choice: PruneVidConfig | Method | str, **overrides: Any) -> Method:
@@ -113,6 +127,52 @@ def replace_options(method: Method, overrides: dict[str, Any]) -> Method:
         known = f"its options are {', '.join(options)}" if options else "it has none"
         raise ConfigError(f"{unknown[0]!r} is no option of the method {method.name!r}; {known}.")
     return dataclasses.replace(method, **overrides)
+
+
+def table() -> str:
+    """The methods of this package as a table in Markdown (`docs/methods.md` holds it)."""
+    lines = ["| method | where it acts | needs the tower | positions | defaults |", "|---|---|---|---|---|"]
+    for name, kind in sorted(_METHODS.items()):
+        method = kind()
+        tower = "yes" if method.tower is not None else "no"
+        cells = [f"[`{name}`](methods/{name.rstrip('+')}.md)", _places(method), tower, _positions(method)]
+        lines.append(f"| {' | '.join([*cells, _defaults(method)])} |")
+    return "\n".join(lines)
+
+
+def _places(method: Method) -> str:
+    """Which slots it fills."""
+    layers = len(method.selection_layers)
+    places = [
+        ("before", method.merges),
+        ("inside" if layers == 1 else f"inside, {layers} times", layers),
+        ("cache", method.compresses_cache),
+        ("cache, each head by itself", method.shrinks_cache),
+        ("while it answers", method.revision_layer is not None),
+    ]
+    return "; ".join(label for label, used in places if used) or "nowhere"
+
+
+def _positions(method: Method) -> str:
+    """Of the tokens that are left, in families with positions on one axis."""
+    return "counted anew" if method.merges and method.position_scheme != "keep" else "kept"
+
+
+def _defaults(method: Method) -> str:
+    """Its own options; "3 of 32": a layer that follows the model's depth."""
+    budget = {field.name for field in dataclasses.fields(Method)}
+    own = [field.name for field in dataclasses.fields(method) if field.name not in budget]
+    return ", ".join(f"`{name}={_shown(getattr(method, name))}`" for name in own) or "none"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_shown, value))})"
+    if isinstance(value, DefaultLayer):
+        return f"{int(value)} of {value.of}"
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return f"{type(value).__name__}()" if dataclasses.is_dataclass(value) else repr(value)
 
 
 register(Method)
@@ -163,5 +223,6 @@ __all__ = [
     "names",
     "register",
     "resolve",
+    "table",
     "top_tokens",
 ]

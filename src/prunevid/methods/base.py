@@ -97,7 +97,8 @@ class Choosing:
         group: (n,) int64, the set (scene, frame) that each token belongs to; different for different videos.
         scene: (n,) int64, the scene that each token belongs to; different for different videos.
         video: (n,) int64, the video that each token belongs to, 0, 1, ...
-        cells: (videos,) how many tokens each video had before anything was pruned.
+        cells: (videos,) how many tokens of each video the language model was given: before the first choice, after a
+            merge.
         quota: how many tokens of each video to keep; None: as the method's own options say.
         hidden: (n, C), the tokens' hidden states after the layer.
         text: (q, C), the hidden states of the question rows.
@@ -189,6 +190,8 @@ class Method:
         number = isinstance(ratio, (int, float)) and not isinstance(ratio, bool)
         if ratio is not None and not (number and 0 < ratio <= 1):
             raise ConfigError(f"retention_ratio is {ratio!r}, but must be above 0 and at most 1.")
+        if not isinstance(self.average_over_layers, bool):
+            raise ConfigError(f"average_over_layers is {self.average_over_layers!r}, but must be True or False.")
         if self.positions not in ("auto", "renumber", "keep"):
             raise ConfigError(f"positions is {self.positions!r}, but must be one of 'auto', 'renumber', 'keep'.")
         whole = isinstance(tokens, int) and not isinstance(tokens, bool)
@@ -285,8 +288,13 @@ class Method:
         """Slot 2: which visual tokens of one prompt go on after a selection layer."""
         raise NotImplementedError(f"{type(self).__name__} chooses nothing inside the model.")
 
-    def cache_budget(self, cells: int) -> int:
-        """Slot 3: visual tokens that every layer holds of a video of so many cells."""
+    def cache_budget(self, cells: int, tokens: int) -> int:
+        """Slot 3: visual tokens that every layer holds of a video.
+
+        Args:
+            cells: tokens of the unpruned video, which a budget counts from.
+            tokens: those that the language model is given, after a merge, which the method's own share counts from.
+        """
         raise NotImplementedError(f"{type(self).__name__} does not shrink the cache.")
 
     def shrink(self, layer: LayerCache) -> tuple[Tensor, Tensor]:

@@ -104,18 +104,13 @@ class Composed(Method):
         return self._before.tower
 
     @property
-    def token_order(self) -> Literal["auto", "merged", "raster"]:
-        """See `Method.token_order`."""
-        return self._before.token_order
-
-    @property
     def prunes_images(self) -> bool:
         """See `Method.prunes_images`."""
         return any(part.prunes_images for part in self.parts)
 
     @property
     def position_scheme(self) -> Literal["auto", "renumber", "keep"]:
-        """See `Method.position_scheme`: that of the part that merges, unless the whole was given its own."""
+        """See `Method.position_scheme`: that of the merging part, unless `positions` says otherwise."""
         return self._before.position_scheme if self.positions == "auto" else self.positions
 
     @property
@@ -128,6 +123,11 @@ class Composed(Method):
         """See `Method.verbose`."""
         return any(part.verbose for part in self.parts)
 
+    @property
+    def token_order(self) -> Literal["auto", "merged", "raster"]:
+        """See `Method.token_order`."""
+        return self._before.token_order
+
     def merge(self, video: Video) -> MergedVideo | None:
         """See `Method.merge`."""
         return self._before.merge(video)
@@ -136,10 +136,10 @@ class Composed(Method):
         """See `Method.choose`."""
         return self._inside.choose(choosing)
 
-    def cache_budget(self, cells: int) -> int:
+    def cache_budget(self, cells: int, tokens: int) -> int:
         """See `Method.cache_budget`."""
         allowed = self.budget(cells)
-        return self._cache.cache_budget(cells) if allowed is None else allowed
+        return self._cache.cache_budget(cells, tokens) if allowed is None else allowed
 
     def shrink(self, layer: LayerCache) -> tuple[Tensor, Tensor]:
         """See `Method.shrink`."""

@@ -39,5 +39,5 @@ class FastV(Method):
     def choose(self, choosing: Choosing) -> Choice:
         """Slot 2: the tokens with the highest attention of the last row, averaged over heads."""
         scores = last_row_attention(choosing.attention)
-        quota = choosing.quota or [max(1, int(self.keep * cells)) for cells in choosing.cells]
+        quota = choosing.quota or [max(1, round(self.keep * cells)) for cells in choosing.cells]
         return Choice(top_tokens(scores, choosing.video.to(scores.device), quota), scores)

@@ -45,10 +45,10 @@ class LookM(Method):
         """See `Method.shrinks_cache`."""
         return True
 
-    def cache_budget(self, cells: int) -> int:
+    def cache_budget(self, cells: int, tokens: int) -> int:
         """See `Method.cache_budget`."""
         allowed = self.budget(cells)
-        return max(1, int(self.keep * cells)) if allowed is None else allowed
+        return max(1, int(self.keep * tokens)) if allowed is None else allowed
 
     def shrink(self, layer: LayerCache) -> tuple[Tensor, Tensor]:
         """Slot 3: see `Method.shrink`."""
@@ -59,7 +59,7 @@ class LookM(Method):
 def _shrink(layer: LayerCache, recent: int, merge_by: str) -> tuple[Tensor, Tensor]:
     length = layer.keys.shape[1]
     ranks = layer.scores.clone()
-    ranks[:, length - recent :] = torch.inf  # the end of the prompt first, then what was attended to
+    ranks[:, max(0, length - recent) :] = torch.inf  # the end of the prompt first, then what was attended to
     held = (~layer.visual).expand(len(ranks), -1).clone()
     for number, allowed in enumerate(layer.quota):
         own = (layer.video == number).nonzero()[:, 0]

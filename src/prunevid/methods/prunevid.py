@@ -58,7 +58,7 @@ class PruneVid(Method):
     @property
     def position_scheme(self) -> Literal["auto", "renumber", "keep"]:
         """See `Method.position_scheme`."""
-        return self.config.positions
+        return self.config.positions if self.positions == "auto" else self.positions
 
     @property
     def collect_stats(self) -> bool:

@@ -47,6 +47,11 @@ def adapter_for(model: Any) -> Adapter:
     return _ADAPTERS[model_type]
 
 
+def adapter_of(model_type: str) -> Adapter:
+    """The adapter of one of the `supported` model types."""
+    return _ADAPTERS[model_type]
+
+
 def unknown(model_type: Any, what: str) -> UnsupportedModelError:
     """The error for a model type without an adapter: names those that have one, the nearest, and the page to read."""
     near = difflib.get_close_matches(str(model_type), supported(), n=1, cutoff=0.5)
@@ -103,6 +108,7 @@ __all__ = [
     "VideoLayout",
     "Watch",
     "adapter_for",
+    "adapter_of",
     "base_of",
     "register",
     "supported",

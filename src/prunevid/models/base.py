@@ -184,6 +184,16 @@ class Adapter(ABC):
         """The lowest layer after which tokens may go; `config` is the whole model's."""
         return 0
 
+    @property
+    def limits_layers(self) -> bool:
+        """Whether tokens may not go after every layer of the family's models."""
+        return type(self).first_selection_layer is not Adapter.first_selection_layer
+
+    @property
+    def describes_tower(self) -> bool:
+        """Whether the adapter says where the vision tower is."""
+        return type(self).tower is not Adapter.tower
+
     def tower(self, base: Any) -> Tower:
         """The vision tower that the feature function runs.
 
