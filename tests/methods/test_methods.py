@@ -40,7 +40,7 @@ def test_names_and_lookup() -> None:
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda: methods.get("prunevit"), "'prunevit' is no pruning method; choose one of "),
+        (lambda: methods.get("prunevit"), "'prunevit' is no pruning method (do you mean 'prunevid' or "),
         (lambda: methods.get("none", keep_ratio=0.2), "'keep_ratio' is no option of the method 'none'"),
         (lambda: methods.get("prunevid", ratio=0.2), "'ratio' is no setting of PruneVid"),
         (lambda: methods.resolve(3), "3 is neither a PruneVidConfig nor a method nor a method's name"),

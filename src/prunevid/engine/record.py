@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import copy
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +29,39 @@ class Encoded:
     views: list[TowerView] | None = None  # of each video, where the method asks for them
 
 
+class Encodings:
+    """Encoder outputs by their pixel tensors (the same objects), for as long as those live.
+
+    Prunings of one model may share them, one after the other.
+
+    Args:
+        keep_merged: whether what stage 1 made of a video is remembered too.
+    """
+
+    def __init__(self, keep_merged: bool = True):
+        self._keep_merged = keep_merged
+        self._known: list[tuple[Any, Any, Any, Encoded]] = []
+
+    def recall(self, pixels: Tensor | None, key: Any) -> tuple[Any, Encoded | None]:
+        """What was remembered of these pixels under a key: the output and its description, or (None, None)."""
+        for known, name, output, encoded in self._known:
+            if pixels is not None and known() is pixels and name == key:
+                merged = encoded.merged if self._keep_merged else {}
+                # A copy: `generate` repeats the features in place for beams.
+                return copy.copy(output), Encoded(encoded.layouts, 0.0, merged, encoded.views)
+        return None, None
+
+    def remember(self, pixels: Tensor | None, key: Any, output: Any, encoded: Encoded) -> None:
+        """Writes an encoder's output down; without pixels it can't be found again, and nothing is written."""
+        if pixels is not None:
+            alive = [entry for entry in self._known if entry[0]() is not None]
+            self._known = [*alive, (weakref.ref(pixels), key, copy.copy(output), encoded)]
+
+    def forget(self) -> None:
+        """Forgets everything."""
+        self._known.clear()
+
+
 @dataclass
 class TokenMap:
     """What became of every cell of one video's grid in one prompt (enough to draw it; `docs/architecture.md`).
@@ -37,6 +72,7 @@ class TokenMap:
     scores: (n,) float32, the scores of the last choice that a merged token took part in; None where none was scored.
     joined: (n,) int64, the kept token that each merged token is or went into, -1 where it was dropped; None
         where no choice was made.
+    after_choices: how many tokens were left after each choice.
     """
 
     layout: VideoLayout
@@ -44,6 +80,7 @@ class TokenMap:
     kept: Tensor | None = None
     scores: Tensor | None = None
     joined: Tensor | None = None
+    after_choices: list[int] = field(default_factory=list)
 
     def choose(self, place: Tensor, scores: Tensor | None) -> None:
         """Writes one choice down.
@@ -55,6 +92,7 @@ class TokenMap:
         before = self.joined
         self.joined = place if before is None else torch.where(before < 0, before, place[before.clamp(min=0)])
         self.kept = (self.joined == torch.arange(len(place), device=place.device)).nonzero()[:, 0]
+        self.after_choices.append(len(self.kept))
         if scores is not None:
             old = self.scores
             self.scores = scores if old is None else torch.where(scores.isneginf(), old.to(scores.device), scores)
