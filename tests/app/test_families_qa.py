@@ -67,7 +67,7 @@ def _smolvlm() -> Any:
     names = {"fake_image": "<|vision_start|>", "global_image": "<|vision_end|>", "image": IMAGE}
     for name, token in names.items():  # a video's own token stands in its built-in template
         setattr(tokenizer, f"{name}_token", token)
-    edge = {"longest_edge": 40}
+    edge = {"longest_edge": 50}  # 5 x 5 tokens of 2 x 2 patches of 5 pixels
     image = {"size": edge, "max_image_size": edge}
     video = image | {"video_sampling": {"max_frames": 64, "fps": 1, "video_size": edge}}
     return _pair("SmolVLM", image, video, tokenizer=tokenizer, image_seq_len=25)
@@ -140,3 +140,19 @@ def test_clips_of_different_length_in_one_batch(family: str, tmp_path: Path) -> 
     for one, other in zip(batch, alone):
         assert one.clip.times == other.clip.times
         assert one.stats["stage2"] == other.stats["stage2"] and one.stats["stage1"] == other.stats["stage1"]
+
+
+@pytest.mark.parametrize("family", PROCESSORS)
+def test_methods_side_by_side(family: str, tmp_path: Path) -> None:
+    """One that acts at each place, and one that asks the tower, with features that are encoded once for all of them."""
+    qa, path = _qa(family), tiny_qwen.write_clip(tmp_path / "clip.mp4")
+    names = ("prunevid", "fastv", "visionzip", "lookm", "dycoke", "tome|fastv")
+    options: dict[str, Any] = {"max_new_tokens": 3, "max_frames": FRAMES}
+    found = qa.compare_methods(path, QUESTION, names, retention=[0.4], repeats=1, **options)
+    assert found.unpruned.answer == qa.compare(path, QUESTION, **options)[0].text
+    for side in found.sides:
+        assert side.reason is None, side
+        assert abs(side.tokens - 0.4 * side.original_tokens) <= 1
+        alone = VideoQA(qa.model, qa.processor, method=side.method, retention_ratio=0.4).ask(path, QUESTION, **options)
+        assert side.answer == alone.text
+        assert side.retained_ratio == alone.stats["total"]["retained_ratio"]
