@@ -90,7 +90,9 @@ PROCESSORS: dict[str, tuple[Callable[[], Any], int]] = {
     ),
     "internvl": (_internvl, FRAMES * 25),
     "video_llama_3": (
-        lambda: _pair("VideoLlama3", {"patch_size": 4}, {"patch_size": 4, "use_token_compression": False}),
+        lambda: _pair(
+            "VideoLlama3", {"patch_size": 4}, {"patch_size": 4, "use_token_compression": False, "size": _AREA}
+        ),
         0,
     ),
 }
