@@ -53,9 +53,10 @@ def sentence(text: str) -> bool:
 def test_help_names_every_command_and_option(cli: Any) -> None:
     status, out, err = cli("--help")
     assert (status, err) == (0, "")
-    assert all(name in out for name in ("ask", "demo", "doctor", "--version", "--debug"))
+    assert all(name in out for name in ("ask", "compare", "demo", "doctor", "--version", "--debug"))
     for command, words in {
         "ask": ("CLIP", "QUESTION", "--model", "--preset", "--max-new-tokens", "--stats", "--json", "--keep-ratio"),
+        "compare": ("CLIP", "QUESTION", "--methods", "--retention", "--repeats", "--model", "--json"),
         "demo": ("--seed", "--out", "--json"),
         "doctor": ("--json",),
     }.items():

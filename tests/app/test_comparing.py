@@ -199,6 +199,20 @@ def test_shared_encodings_are_found_by_what_was_asked(settings: PruneVidConfig) 
     assert shared.recall(inputs["pixel_values_videos"], ("video", None, False)) == (None, None)
 
 
+def test_a_loaded_model_and_the_embedded_one_take_budgets_and_options(folder: Path, clip_file: Path) -> None:
+    loaded = VideoQA.from_pretrained(
+        folder, method="fastv", retention_ratio=0.15, method_options={"layer": 2}, device="cpu"
+    )
+    stats = loaded.ask(clip_file, QUESTION, max_new_tokens=1).stats
+    assert stats["stage2"]["layer"] == 1
+    assert stats["stage2"]["compressed_tokens"] == round(0.15 * stats["stage1"]["original_tokens"])
+    inside = VideoQA.builtin("fastv", 0.5, average_over_layers=True, method_options={"layer": 2})
+    assert (inside.method.retention_ratio, inside.method.average_over_layers) == (0.5, True)
+    assert inside.method.selection_layers == (1,)
+    both = VideoQA.builtin("prunevid|fastv", preset="stage1_only", retention_tokens=9)
+    assert both.method.label == "prunevid|fastv" and both.method.retention_tokens == 9
+
+
 # ---- the command line --------------------------------------------------------------------------------------------
 
 
