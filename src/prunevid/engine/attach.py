@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import inspect
 import threading
@@ -21,7 +20,7 @@ from prunevid.engine.compiled import eagerly, kept
 from prunevid.engine.decode import Decode
 from prunevid.engine.fits import refusal
 from prunevid.engine.prefill import Prefill, refuse_uncached
-from prunevid.engine.record import Encoded, Summary, TokenMap
+from prunevid.engine.record import Encoded, Encodings, Summary, TokenMap
 from prunevid.engine.repeats import refuse_interleaved, refuse_mixed
 from prunevid.engine.timing import now
 from prunevid.errors import (
@@ -94,13 +93,14 @@ class Pruning:
             raise refused
         _check_layer(self.method, first, self.language_model.config)
         _check_positions(self.method, self.adapter, self.language_model)
+        _check_budget(self.method)
         if self.method.tower is not None:  # raises where the tower has no such layer
             self.adapter.tower(self.base).attention(self.method.tower.layer)
         self._local = kept(self.base).local
         self._reports = threading.local()
         self._last: Summary | None = None
         self._own_features: dict[str, Any] = {}
-        self._remembered: list[tuple[Any, str, Any, Encoded]] | None = None
+        self._remembered: Encodings | None = None
         self._frames_per_video: int | Sequence[int] | None = None
         self.frames_per_video = frames_per_video
         self._handles: list[Any] = []
@@ -151,8 +151,8 @@ class Pruning:
                 f"frames_per_video is {frames!r}, but a {type(self.model).__name__} is given its videos as videos; "
                 "leave it out."
             )
-        if self._remembered and frames != self._frames_per_video:
-            self._remembered = []  # what was remembered has other layouts
+        if self._remembered is not None and frames != self._frames_per_video:
+            self._remembered.forget()  # what was remembered has other layouts
         self._frames_per_video = frames
 
     @property
@@ -174,12 +174,16 @@ class Pruning:
         return last.maps if last else []
 
     @contextmanager
-    def reuse(self) -> Iterator[None]:
+    def reuse(self, encodings: Encodings | None = None) -> Iterator[None]:
         """In its block, a video whose pixel tensor was seen before (the same object) is not encoded or merged again.
 
         The same is true of images that are pruned.
+
+        Args:
+            encodings: where to look and to remember, to be shared with other prunings of this model (with the same
+                `frames_per_video`); None: what was seen is forgotten after the block.
         """
-        self._remembered = []
+        self._remembered = Encodings() if encodings is None else encodings
         try:
             yield
         finally:
@@ -263,16 +267,15 @@ class Pruning:
             self._local.encoding = False
 
     def _recall(self, pixels: Tensor | None, kind: str) -> tuple[Any, Encoded | None]:
-        for known, name, output, encoded in self._remembered or []:
-            if pixels is not None and known() is pixels and name == kind:
-                return copy.copy(output), encoded  # a copy: `generate` repeats the features in place for beams
-        return None, None
+        return (None, None) if self._remembered is None else self._remembered.recall(pixels, self._encoding_key(kind))
 
     def _remember(self, pixels: Tensor | None, kind: str, output: Any, encoded: Encoded) -> None:
-        if self._remembered is not None and pixels is not None:
-            later = Encoded(encoded.layouts, 0.0, encoded.merged)
-            alive = [entry for entry in self._remembered if entry[0]() is not None]
-            self._remembered = [*alive, (weakref.ref(pixels), kind, copy.copy(output), later)]
+        if self._remembered is not None:
+            self._remembered.remember(pixels, self._encoding_key(kind), output, encoded)
+
+    def _encoding_key(self, kind: str) -> tuple[Any, ...]:
+        """What an encoding depends on besides its pixels: what is watched in the tower, and whether images are cut."""
+        return kind, self.method.tower, self.method.prunes_images
 
     def _prefill(self) -> Prefill | None:
         return getattr(self._local, "prefill", None)
@@ -499,6 +502,16 @@ def _check_positions(method: Method, adapter: Adapter, language_model: Any) -> N
             "positions is 'keep', but this model's decoder has no rotary_emb that could be given them; choose "
             "'renumber' or 'auto'."
         )
+
+
+def _check_budget(method: Method) -> None:
+    """Refuses a budget where nothing is pruned that could meet it."""
+    given = {"retention_ratio": method.retention_ratio, "retention_tokens": method.retention_tokens}
+    if method.merges or method.selection_layers or method.shrinks_cache:
+        return
+    for name, value in given.items():
+        if value is not None:
+            raise ConfigError(f"{name} is {value}, but the method {method.label!r} prunes nothing here; leave it out.")
 
 
 @functools.cache

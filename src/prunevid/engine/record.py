@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import copy
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +27,39 @@ class Encoded:
     milliseconds: float
     merged: dict[tuple[Any, int], MergedVideo | None] = field(default_factory=dict)  # by method and video
     views: list[TowerView] | None = None  # of each video, where the method asks for them
+
+
+class Encodings:
+    """Encoder outputs by their pixel tensors (the same objects), for as long as those live.
+
+    Prunings of one model may share them, one after the other.
+
+    Args:
+        keep_merged: whether what stage 1 made of a video is remembered too.
+    """
+
+    def __init__(self, keep_merged: bool = True):
+        self._keep_merged = keep_merged
+        self._known: list[tuple[Any, Any, Any, Encoded]] = []
+
+    def recall(self, pixels: Tensor | None, key: Any) -> tuple[Any, Encoded | None]:
+        """What was remembered of these pixels under a key: the output and its description, or (None, None)."""
+        for known, name, output, encoded in self._known:
+            if pixels is not None and known() is pixels and name == key:
+                merged = encoded.merged if self._keep_merged else {}
+                # A copy: `generate` repeats the features in place for beams.
+                return copy.copy(output), Encoded(encoded.layouts, 0.0, merged, encoded.views)
+        return None, None
+
+    def remember(self, pixels: Tensor | None, key: Any, output: Any, encoded: Encoded) -> None:
+        """Writes an encoder's output down; without pixels it can't be found again, and nothing is written."""
+        if pixels is not None:
+            alive = [entry for entry in self._known if entry[0]() is not None]
+            self._known = [*alive, (weakref.ref(pixels), key, copy.copy(output), encoded)]
+
+    def forget(self) -> None:
+        """Forgets everything."""
+        self._known.clear()
 
 
 @dataclass
@@ -61,6 +96,12 @@ class TokenMap:
         if scores is not None:
             old = self.scores
             self.scores = scores if old is None else torch.where(scores.isneginf(), old.to(scores.device), scores)
+
+    @property
+    def after_choices(self) -> list[int]:
+        """How many tokens were left after each choice."""
+        own = torch.arange(self.tokens)
+        return [int((step.cpu() == own).sum()) for step in self.steps]
 
     @property
     def destination(self) -> Tensor:

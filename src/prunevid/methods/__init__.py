@@ -79,8 +79,8 @@ def get(name: str, **options: Any) -> Method:
     _load_plugins()
     if name not in _METHODS:
         near = difflib.get_close_matches(str(name), names(), n=3, cutoff=0.5)
-        nearest = f" Do you mean {' or '.join(map(repr, near))}?" if near else ""
-        raise ConfigError(f"{name!r} is no pruning method; choose one of {', '.join(names())}.{nearest}")
+        nearest = f" (do you mean {' or '.join(map(repr, near))}?)" if near else ""
+        raise ConfigError(f"{name!r} is no pruning method{nearest}; choose one of {', '.join(names())}.")
     return _METHODS[name]().replace(**options)
 
 

@@ -201,6 +201,11 @@ class Method:
     # ---- what it does --------------------------------------------------------------------------------------------
 
     @property
+    def label(self) -> str:
+        """What to call it in reports; `prunevid.methods.get` takes it."""
+        return self.name
+
+    @property
     def merges(self) -> bool:
         """Whether `merge` may change anything."""
         return False
