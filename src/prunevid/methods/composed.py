@@ -128,26 +128,6 @@ class Composed(Method):
         """See `Method.token_order`."""
         return self._before.token_order
 
-    @property
-    def position_scheme(self) -> Literal["auto", "renumber", "keep"]:
-        """See `Method.position_scheme`: unless said for the whole, that of the part that merges."""
-        return self._before.position_scheme if self.positions == "auto" else self.positions
-
-    @property
-    def prunes_images(self) -> bool:
-        """See `Method.prunes_images`."""
-        return any(part.prunes_images for part in self.parts)
-
-    @property
-    def collect_stats(self) -> bool:
-        """See `Method.collect_stats`."""
-        return all(part.collect_stats for part in self.parts)
-
-    @property
-    def verbose(self) -> bool:
-        """See `Method.verbose`."""
-        return any(part.verbose for part in self.parts)
-
     def merge(self, video: Video) -> MergedVideo | None:
         """See `Method.merge`."""
         return self._before.merge(video)
