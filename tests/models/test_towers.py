@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from engine.families import FAMILIES, build
+from engine.families import FAMILIES, SIDE, build
 from engine.tiny import PATCH, scale_weights
 from prunevid import models
 from prunevid.errors import ConfigError, UnsupportedError
@@ -76,7 +76,8 @@ def _model(family: str, dtype: torch.dtype, side: int | None, vision: dict[str, 
     if side is not None or vision:
         config = copy.deepcopy(model.config)
         if side is not None:
-            config.vision_config.image_size = [side * PATCH] * 2 if family == "internvl" else side * PATCH
+            size = side * (SIDE if family == "smolvlm" else PATCH)
+            config.vision_config.image_size = [size] * 2 if family == "internvl" else size
         for name, value in (vision or {}).items():
             setattr(config.vision_config, name, value)
         model = type(model)(config).eval().requires_grad_(False)
@@ -110,15 +111,16 @@ def make_case(
         return Case(family, model, arguments, [(*row, m) for row, m in zip(grid.tolist(), merges)], {})
     size = model.config.vision_config.image_size
     size = size[0] if isinstance(size, (list, tuple)) else size
-    side = size // PATCH
     if family == "internvl":
+        side = size // PATCH
         arguments = {pixels: noise(6, 3, size, size)}
         return Case(family, model, arguments, [(n, side, side, 2) for n in (3, 0, 2)], {"frames_per_video": [3, -1, 2]})
     if family == "smolvlm":
-        padded = noise(2, 3, 3, size, size)
+        side = size // SIDE if side else 2 * SIDE  # its patches have 5 pixels; it takes pictures of any size
+        padded = noise(2, 3, 3, side * SIDE, side * SIDE)
         padded[1, 2] = 0
         return Case(family, model, {pixels: padded}, [(n, side, side, 2) for n in (3, 2)], {"frames_per_video": [3, 2]})
-    merge = 1 if family == "video_llava" else 2
+    merge, side = 1 if family == "video_llava" else 2, size // PATCH
     return Case(family, model, {pixels: noise(2, 3, 3, size, size)}, [(3, side, side, merge)] * 2, {})
 
 
@@ -396,9 +398,9 @@ def test_the_class_token_s_cell_comes_first() -> None:
 @pytest.mark.parametrize("split_heads", [True, False], ids=["heads", "whole"])
 def test_padded_parts_of_a_picture_neither_attend_nor_are_attended_to(split_heads: bool) -> None:
     case = make_case("smolvlm")
-    mask = torch.ones(2, 3, 40, 40, dtype=torch.bool)
-    mask[0, 1, 12:], mask[1, 0, :, 20:] = False, False
-    shown = mask[..., ::PATCH, ::PATCH].flatten(2).flatten(0, 1)
+    mask = torch.ones(2, 3, 50, 50, dtype=torch.bool)
+    mask[0, 1, 15:], mask[1, 0, :, 25:] = False, False
+    shown = mask[..., ::SIDE, ::SIDE].flatten(2).flatten(0, 1)
     case = Case(case.family, case.model, case.arguments | {"pixel_attention_mask": mask}, case.videos, case.more)
     reference = _reference(Case(*list(vars(case).values())[:4], case.more | {"shown": shown}), -1, split_heads)
     for kernel in ("sdpa", "eager"):
