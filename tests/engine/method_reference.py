@@ -250,7 +250,7 @@ def shrunken_reference(
     length = sum(place < len(prompt) for place in left)
     layers = Layers(plain, left, rows.positions, [])
     video = {left.index(place): number for number, places in enumerate(rows.places) for place in places}
-    quota = [min(len(own), method.cache_budget(item.layout.cells)) for own, item in zip(rows.places, maps)]
+    quota = [min(len(own), method.cache_budget(item.layout.cells, len(own))) for own, item in zip(rows.places, maps)]
     lookm = next((part for part in getattr(method, "parts", ()) if part.shrinks_cache), method)
     state, causal = rows.hidden[left], torch.ones(len(left), len(left), dtype=torch.bool).tril()
     held: list[list[tuple[list[Tensor], list[Tensor]]]] = []

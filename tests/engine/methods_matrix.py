@@ -35,6 +35,8 @@ def method_of(name: str, family: str, **options: Any) -> Method:
         return methods.resolve(settings(family, token_order="raster"), **options)
     if "lookm" in name:  # the published 32 recent tokens are more than what follows the tiny clips
         return methods.compose(*(methods.get(part, **_lookm(part)) for part in name.split("|")), **options)
+    if name == "none":  # which refuses a budget
+        options = {key: value for key, value in options.items() if key != "retention_ratio"}
     return methods.get(name, **options)
 
 

@@ -83,7 +83,7 @@ def test_what_a_part_says_of_images_and_reports_counts() -> None:
         ("fastv|lookm", "'fastv' chooses inside the language model and 'lookm' shrinks every layer's cache"),
         ("dycoke|fastv", "'dycoke' revises what layers see of the video while the answer is written"),
         ("dycoke|lookm", "'dycoke' revises what layers see of the video while the answer is written"),
-        ("vidcom2|fastw", "'fastw' is no pruning method; choose one of "),
+        ("vidcom2|fastw", "'fastw' is no pruning method (do you mean 'fast"),
         ("vidcom2|", "'' is no pruning method; choose one of "),
     ],
 )

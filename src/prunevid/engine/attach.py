@@ -510,7 +510,7 @@ def _check_budget(method: Method) -> None:
     if method.merges or method.selection_layers or method.shrinks_cache:
         return
     for name, value in given.items():
-        if value is not None:
+        if value is not None and (name, value) != ("retention_ratio", 1):
             raise ConfigError(f"{name} is {value}, but the method {method.label!r} prunes nothing here; leave it out.")
 
 
