@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from typing import Any
 
 from prunevid.errors import UnsupportedModelError
@@ -11,6 +12,7 @@ from prunevid.models.base import Adapter, Shortening, VideoLayout
 from prunevid.models.internvl import InternVL
 from prunevid.models.llava_next_video import LlavaNextVideo
 from prunevid.models.llava_onevision import LlavaOnevision
+from prunevid.models.pllava.adapter import PLLaVA
 from prunevid.models.qwen3_vl import Qwen3VL
 from prunevid.models.qwen_vl import QwenVL
 from prunevid.models.smolvlm import SmolVLM
@@ -19,6 +21,7 @@ from prunevid.models.video_llama_3 import VideoLlama3
 from prunevid.models.video_llava import VideoLlava
 
 _ADAPTERS: dict[str, Adapter] = {}
+_PORTS = ("pllava",)  # families whose models this package brings itself
 
 
 def register(adapter: type[Adapter]) -> type[Adapter]:
@@ -27,6 +30,12 @@ def register(adapter: type[Adapter]) -> type[Adapter]:
     for model_type in adapter.model_types:
         _ADAPTERS[model_type] = instance
     return adapter
+
+
+def register_ports() -> None:
+    """Makes the models that this package brings known to transformers' auto classes; safe to call again."""
+    for name in _PORTS:
+        importlib.import_module(f"prunevid.models.{name}").register_auto()
 
 
 def supported() -> list[str]:
@@ -90,7 +99,7 @@ def base_of(model: Any) -> Any:
     )
 
 
-for _family in (QwenVL, Qwen3VL, LlavaOnevision, LlavaNextVideo, VideoLlava, InternVL, VideoLlama3, SmolVLM):
+for _family in (QwenVL, Qwen3VL, LlavaOnevision, LlavaNextVideo, VideoLlava, InternVL, VideoLlama3, SmolVLM, PLLaVA):
     register(_family)
 
 __all__ = [
@@ -102,6 +111,7 @@ __all__ = [
     "adapter_for",
     "base_of",
     "register",
+    "register_ports",
     "supported",
     "table",
     "tower_table",

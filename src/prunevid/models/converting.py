@@ -162,6 +162,27 @@ class Checkpoint:
         return tensors
 
 
+class Joined(Checkpoint):
+    """Several checkpoints as one; every name has its part's prefix before it.
+
+    Args:
+        parts: checkpoints by prefix.
+    """
+
+    def __init__(self, parts: Mapping[str, Checkpoint]) -> None:
+        super().__init__([])
+        self.files = [file for part in parts.values() for file in part.files]
+        self._places: dict[str, tuple[Checkpoint, str]] = {}
+        for prefix, part in parts.items():
+            self.entries |= {prefix + name: stored for name, stored in part.entries.items()}
+            self._places |= {prefix + name: (part, name) for name in part.entries}
+
+    def read(self, name: str) -> Tensor:
+        """See `Checkpoint.read`."""
+        part, own = self._places[name]
+        return part.read(own)
+
+
 def _unlisted_files(folder: Path) -> list[Path]:
     """The weight files of a folder without an index.
 
@@ -318,6 +339,7 @@ def write_weights(
     shapes: Mapping[str, tuple[int, ...]],
     shard_bytes: int = SHARD_BYTES,
     progress: Callable[[int, int], None] | None = None,
+    stem: str = "model",
 ) -> list[Path]:
     """Writes the targets as safetensors files, with an index where there are several.
 
@@ -331,6 +353,7 @@ def write_weights(
         shapes: shape of every target by name.
         shard_bytes: of a file at most, unless a single tensor is larger.
         progress: called with the bytes that are written and those of all targets.
+        stem: how the files' names start.
 
     Returns:
         The weight files.
@@ -350,8 +373,8 @@ def write_weights(
     shards = _shards(targets, sizes, shard_bytes)
     files, done = [], 0
     for number, shard in enumerate(shards, start=1):
-        name = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        files.append(folder / name)
+        number_of = "" if len(shards) == 1 else f"-{number:05d}-of-{len(shards):05d}"
+        files.append(folder / f"{stem}{number_of}.safetensors")
         with files[-1].open("wb") as file:
             _write_header(file, shard, shapes, sizes)
             for target in shard:
@@ -362,7 +385,7 @@ def write_weights(
     if len(shards) > 1:
         placed = {target.name: file.name for file, shard in zip(files, shards) for target in shard}
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(placed.items()))}
-        (folder / _SAFE_INDEX).write_text(json.dumps(index, indent=2) + "\n")
+        (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
     return files
 
 
