@@ -342,6 +342,9 @@ FAMILIES: dict[str, Family] = {
     ),
 }  # fmt: skip
 
+# Where images are something else than videos; PLLaVA shows them as videos, behind the same placeholder.
+WITH_IMAGES = {name: kind for name, kind in FAMILIES.items() if kind.images is not None or kind.attach}
+
 
 def language_of(model: Any) -> Any:
     """The decoder of a model of any family."""

@@ -11,8 +11,8 @@ import torch
 from transformers.models.llava_onevision.modeling_llava_onevision import image_size_to_num_patches
 
 import prunevid
-from engine.families import FAMILIES as ALL
 from engine.families import FRAMES, VideoPrompt, build, language_of, make_inputs, make_prompt, settings
+from engine.families import WITH_IMAGES as FAMILIES
 from engine.masked_reference import compare, plain_copy, reference
 from engine.matrix import order_of
 from engine.test_attach_detach import hooks, trace
@@ -21,8 +21,6 @@ from prunevid.errors import ConfigError, UnprunedWarning, UnsupportedError
 from prunevid.models.base import Adapter, VideoLayout
 from prunevid.models.tiles import tiled_layouts
 
-# Where images are something else than videos; PLLaVA shows them as videos, with their placeholders.
-FAMILIES = {name: kind for name, kind in ALL.items() if kind.images is not None or kind.attach}
 PARTS: dict[str, tuple[Any, ...]] = {
     "before": (3, "image", 2, (3, 2), 5),
     "after": (2, (2, 3), 1, "image", 6),

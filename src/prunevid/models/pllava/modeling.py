@@ -46,6 +46,7 @@ class PLLaVAModel(LlavaModel):
         Args:
             pixel_values_videos: (B, T, 3, height, width). A video of one frame is an image: its features are repeated
                 `num_frames` times.
+            kwargs: see LLaVA's `get_image_features` (vision_feature_layer, ...).
 
         Returns:
             pooler_output: (B, T' * rows * columns, hidden), T' rows columns as `PLLaVAConfig.pooled_shape` says, frame
@@ -60,7 +61,7 @@ class PLLaVAModel(LlavaModel):
                 "3, height, width); pass what PLLaVAProcessor returns."
             )
         videos, frames = pixel_values_videos.shape[:2]
-        pictures = self.get_image_features(pixel_values_videos.flatten(0, 1), return_dict=True)
+        pictures = self.get_image_features(pixel_values_videos.flatten(0, 1), **{**kwargs, "return_dict": True})
         features = torch.stack(list(pictures.pooler_output)).unflatten(0, (videos, frames))
         return BaseModelOutputWithPooling(pooler_output=self._pool(features))
 
