@@ -117,7 +117,7 @@ def test_only_plain_tensors_are_taken_from_a_pickle(tmp_path: Path, how: str) ->
     file = tmp_path / "pytorch_model.bin"
     contents: dict[str, Any] = {"torch": {"a": Code()}, "number": {"a": TENSORS["a"], "step": 3}, "list": [1, 2]}
     if how == "pickle":
-        file.write_bytes(pickle.dumps({"a": Code()}))
+        file.write_bytes(pickle.dumps({"a": Code()}, protocol=2))
     elif how == "garbage":
         file.write_bytes(b"no weights at all")
     else:
