@@ -101,6 +101,21 @@ def test_a_converted_folder_answers(tmp_path: Path) -> None:
     assert batch[0].text == answer.text
 
 
+def test_many_files_of_one_type(tmp_path: Path) -> None:
+    """Types that the checkpoint's configuration names for its parts don't matter; those of the weights do."""
+    stored = hub.tensors(dtype=torch.bfloat16)
+    config = hub.hub_config({"torch_dtype": "float16"}, {"torch_dtype": "float32"}, torch_dtype="float16")
+    source = hub.write(tmp_path / "from", stored, config)
+    convert(source, tmp_path / "one", lora_alpha=4)
+    convert(source, tmp_path / "many", lora_alpha=4, shard_bytes=20_000)
+    assert len(list((tmp_path / "many").glob("model-*.safetensors"))) > 3
+    one, many = (
+        PLLaVAForConditionalGeneration.from_pretrained(tmp_path / name, dtype="auto") for name in ("one", "many")
+    )
+    assert {weight.dtype for weight in many.parameters()} == {torch.bfloat16}
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), many.state_dict().values()))
+
+
 def test_adapters_apart_serve_every_alpha(tmp_path: Path) -> None:
     models.register_ports()
     source = hub.write(tmp_path / "from", hub.tensors(dtype=torch.bfloat16))
