@@ -320,5 +320,5 @@ def test_it_needs_nothing_that_reads_clips(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.delitem(sys.modules, name)
     for name in ("av", "prunevid.video", "prunevid.prompting"):
         monkeypatch.setitem(sys.modules, name, None)
-    for name in ("adapter", "configuration", "convert", "lora", "modeling", "pictures", "processing", "prompts"):
+    for name in ("adapter", "configuration", "conversion", "lora", "modeling", "pictures", "processing", "prompts"):
         assert importlib.import_module(f"prunevid.models.pllava.{name}")

@@ -47,7 +47,7 @@ def pllava(
 ) -> int:
     """Convert PLLaVA (ermu2001/pllava-7b, -13b, -34b): merge its adapters, or keep them apart."""
     from prunevid.cli import common
-    from prunevid.models.pllava.convert import convert
+    from prunevid.models.pllava.conversion import convert
 
     with common.working("Reading the checkpoint") as tell:
         report = convert(

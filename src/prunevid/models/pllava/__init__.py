@@ -14,14 +14,14 @@ from prunevid.models.pllava.adapter import PLLaVA
 
 if TYPE_CHECKING:
     from prunevid.models.pllava.configuration import PLLaVAConfig, published_config
-    from prunevid.models.pllava.convert import convert
+    from prunevid.models.pllava.conversion import convert
     from prunevid.models.pllava.modeling import PLLaVAForConditionalGeneration, PLLaVAModel
     from prunevid.models.pllava.processing import PLLaVAProcessor
 
 _PLACES = {
     "PLLaVAConfig": "configuration",
     "published_config": "configuration",
-    "convert": "convert",
+    "convert": "conversion",
     "PLLaVAForConditionalGeneration": "modeling",
     "PLLaVAModel": "modeling",
     "PLLaVAProcessor": "processing",
@@ -55,7 +55,5 @@ def register_auto() -> None:
 
 def __getattr__(name: str) -> Any:
     if name in _PLACES:
-        module = importlib.import_module(f"prunevid.models.pllava.{_PLACES[name]}")
-        globals()[name] = getattr(module, name)  # also over a submodule of that name
-        return globals()[name]
+        return getattr(importlib.import_module(f"prunevid.models.pllava.{_PLACES[name]}"), name)
     raise AttributeError(f"module 'prunevid.models.pllava' has no attribute {name!r}")
