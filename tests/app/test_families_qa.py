@@ -14,6 +14,8 @@ import transformers
 from app import tiny_qwen
 from engine.families import build, settings
 from prunevid.errors import UnprunedWarning
+from prunevid.models.pllava import PLLaVAProcessor
+from prunevid.models.pllava.prompts import chat_template
 from prunevid.qa import VideoQA
 
 IMAGE, VIDEO = "<|image_pad|>", "<|video_pad|>"
@@ -73,6 +75,12 @@ def _smolvlm() -> Any:
     return _pair("SmolVLM", image, video, tokenizer=tokenizer, image_seq_len=25)
 
 
+def _pllava() -> Any:
+    tokenizer = tiny_qwen.tokenizer()
+    tokenizer.add_tokens(["<image>"], special_tokens=True)
+    return PLLaVAProcessor(tokenizer, chat_template("vicuna"), FRAMES, (FRAMES, 5, 5), crop_size=40)
+
+
 # How each family's processor is made, and the visual tokens of FRAMES frames of 48 x 64 pixels.
 PROCESSORS: dict[str, tuple[Callable[[], Any], int]] = {
     "qwen2_vl": (lambda: tiny_qwen.processor("qwen2_vl"), FRAMES // 2 * 20),
@@ -89,6 +97,7 @@ PROCESSORS: dict[str, tuple[Callable[[], Any], int]] = {
         0,
     ),
     "internvl": (_internvl, FRAMES * 25),
+    "pllava": (_pllava, FRAMES * 25),
     "video_llama_3": (
         lambda: _pair(
             "VideoLlama3", {"patch_size": 4}, {"patch_size": 4, "use_token_compression": False, "size": _AREA}
@@ -103,7 +112,8 @@ MODELS = {family: tiny_qwen.model for family in ("qwen2_vl", "qwen2_5_vl")}  # p
 def _qa(family: str) -> VideoQA:
     """The family's tiny model, whose token ids become those of its processor."""
     processor, model = PROCESSORS[family][0](), MODELS.get(family, build)(family)
-    ids = dict(zip(("image", "video"), processor.tokenizer.convert_tokens_to_ids([IMAGE, VIDEO])))
+    tokens = ["<image>", "<image>"] if family == "pllava" else [IMAGE, VIDEO]
+    ids = dict(zip(("image", "video"), processor.tokenizer.convert_tokens_to_ids(tokens)))
     for name, token in ids.items():
         for attribute in (f"{name}_token_index", f"{name}_token_id"):
             if hasattr(model.config, attribute):

@@ -33,6 +33,7 @@ from engine.tiny import (
 )
 from engine.tiny import build as build_qwen
 from prunevid.config import PruneVidConfig
+from prunevid.models.pllava import PLLaVAConfig, PLLaVAForConditionalGeneration
 
 SIDE = 5  # tokens of a frame's row and column
 FRAMES = 5  # of every clip: some families take one tensor for all videos of a batch
@@ -166,6 +167,14 @@ def _smolvlm() -> Any:
     return _config("SmolVLMConfig", "LlamaConfig", vision, **more)
 
 
+def _pllava() -> Any:
+    vision = transformers.CLIPVisionConfig(**_TOWER)
+    shapes = {"frame_shape": (10, 10), "pooling_shape": (FRAMES, SIDE, SIDE), "num_frames": FRAMES}
+    return PLLaVAConfig(
+        text_config=transformers.LlamaConfig(**_TEXT), vision_config=vision, image_token_index=VIDEO, **shapes
+    )
+
+
 def _video_llama_3() -> Any:
     tower = {name: value for name, value in _TOWER.items() if name != "image_size"}
     return _config("VideoLlama3Config", "Qwen2Config", transformers.VideoLlama3VisionConfig(**tower), **_IDS)
@@ -184,12 +193,13 @@ def _qwen3_vl(mixture: bool = False) -> Any:
     return transformers.Qwen3VLConfig(text_config=text, vision_config=vision, **ids)
 
 
-def _built(kind: str, config: Callable[[], Any]) -> Callable[[str], Any]:
+def _built(kind: str | type, config: Callable[[], Any]) -> Callable[[str], Any]:
     @functools.cache
     def make(kernel: str) -> Any:
         settings = config()
         settings._attn_implementation = kernel
-        model = getattr(transformers, kind)(settings).eval().requires_grad_(False)
+        made = getattr(transformers, kind) if isinstance(kind, str) else kind
+        model = made(settings).eval().requires_grad_(False)
         scale_weights(model)
         model.generation_config.suppress_tokens = list(SPECIAL)
         model.generation_config.pad_token_id = PAD
@@ -325,11 +335,15 @@ FAMILIES: dict[str, Family] = {
         _built("VideoLlama3ForConditionalGeneration", _video_llama_3), _patches(3 * PATCH * PATCH),
         _with_merge_sizes, 0.975, 1, images=_image_patches_with_sizes,
     ),
+    "pllava": Family(_built(PLLaVAForConditionalGeneration, _pllava), _pictures(8), _stacked, 0.96),
     "smolvlm": Family(
         _built("SmolVLMForConditionalGeneration", _smolvlm), _pictures(2 * SIDE), _images_by_row, 0.92, 2, IMAGE,
         attach={"frames_per_video": FRAMES},
     ),
 }  # fmt: skip
+
+# Where images are something else than videos; PLLaVA shows them as videos, behind the same placeholder.
+WITH_IMAGES = {name: kind for name, kind in FAMILIES.items() if kind.images is not None or kind.attach}
 
 
 def language_of(model: Any) -> Any:

@@ -30,6 +30,7 @@ from prunevid.models.towers import Patches
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "models.md"
 RECORDING = "recording for tests"
+CLASSED = ("llava_next_video", "video_llava", "internvl", "pllava")
 PACKED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "video_llama_3")
 BILINEAR = ("llava_onevision", "video_llama_3")
 ALL_MASK_ATTENTION_FUNCTIONS.register(RECORDING, ALL_MASK_ATTENTION_FUNCTIONS["eager"])  # 0 or the lowest number
@@ -315,7 +316,7 @@ def test_views_are_what_the_tower_computed(family: str, layer: int, split_heads:
     with recording(case, layer, split_heads):  # the same kernel, so that layers before see the same states
         views = watched(case, layer, split_heads)
     compare(views, reference, case.layouts())
-    assert {view.class_token for view in views} == {family in ("llava_next_video", "video_llava", "internvl")}
+    assert {view.class_token for view in views} == {family in CLASSED}
     assert max(view.salience.std(1).max() for view in views if len(view.salience)) > 1e-3
 
 
