@@ -18,6 +18,7 @@ import torch
 
 from prunevid import models
 from prunevid.errors import ConfigError, InputError, UnsupportedModelError
+from prunevid.models import stllm
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _FETCHING = (
@@ -122,6 +123,7 @@ def load(
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
+    stllm.register()
     name, local = locate(model)
     if local:
         kwargs["local_files_only"] = True

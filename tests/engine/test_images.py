@@ -11,7 +11,17 @@ import torch
 from transformers.models.llava_onevision.modeling_llava_onevision import image_size_to_num_patches
 
 import prunevid
-from engine.families import FAMILIES, FRAMES, VideoPrompt, build, language_of, make_inputs, make_prompt, settings
+from engine.families import (
+    FAMILIES,
+    FRAMES,
+    IMAGED,
+    VideoPrompt,
+    build,
+    language_of,
+    make_inputs,
+    make_prompt,
+    settings,
+)
 from engine.masked_reference import compare, plain_copy, reference
 from engine.matrix import order_of
 from engine.test_attach_detach import hooks, trace
@@ -85,7 +95,7 @@ def visual_tokens(prompt: VideoPrompt) -> int:
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", IMAGED)
 def test_logits_of_every_step(family: str, kernel: str, scenario: str) -> None:
     names, overrides = SCENARIOS[scenario]
     prompts, config, model = prompts_of(family, names), with_images(family, **overrides), build(family, kernel)
@@ -94,7 +104,7 @@ def test_logits_of_every_step(family: str, kernel: str, scenario: str) -> None:
     compare(plain_copy(model), prompts, out, config, order_of(model, config))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", IMAGED)
 def test_images_are_merged_and_chosen_from_and_counted(family: str) -> None:
     """Maps stand in the order of the prompt, groups of different images are different, and the logits move."""
     model, names = build(family), ["between", "several", "before"]
@@ -125,7 +135,7 @@ def test_images_are_merged_and_chosen_from_and_counted(family: str) -> None:
     assert moved.min() > 0.05
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", IMAGED)
 def test_off_is_untouched_and_on_changes_no_prompt_without_images(family: str) -> None:
     """Bit for bit; and the encoder of images is the model's own unless images are pruned."""
     model, (video,) = build(family), prompts_of(family, ["video"])
@@ -143,7 +153,7 @@ def test_off_is_untouched_and_on_changes_no_prompt_without_images(family: str) -
 
 @pytest.mark.parametrize("enabled", [True, False], ids=["nothing to drop", "baseline"])
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", IMAGED)
 def test_nothing_to_drop_is_bit_equal(family: str, kernel: str, enabled: bool) -> None:
     model, prompts = build(family, kernel), prompts_of(family, MIXED)
     config = prunevid.PruneVidConfig(
@@ -158,7 +168,7 @@ def test_nothing_to_drop_is_bit_equal(family: str, kernel: str, enabled: bool) -
     assert torch.equal(torch.stack(found.logits), torch.stack(expected.logits))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", IMAGED)
 def test_batch_row_is_the_row_alone(family: str) -> None:
     prompts, model = prompts_of(family, MIXED), build(family)
     with attach(model, prompts, with_images(family)):
@@ -191,7 +201,7 @@ def repeatable(family: str, model: Any) -> list[VideoPrompt]:
     raise AssertionError("This transformers can't even repeat a row with one image.")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", IMAGED)
 def test_beams_and_several_return_sequences(family: str) -> None:
     model, config = build(family), with_images(family)
     plain, prompts = plain_copy(model), repeatable(family, model)
@@ -209,7 +219,7 @@ def test_beams_and_several_return_sequences(family: str) -> None:
 
 
 @pytest.mark.parametrize("overrides", [{}, {"enable_cache_compression": False}], ids=str)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", IMAGED)
 def test_second_turn_on_the_returned_cache(family: str, overrides: dict[str, Any]) -> None:
     model, config = build(family), with_images(family, **overrides)
     plain, (prompt,) = plain_copy(model), prompts_of(family, ["between"])
@@ -227,7 +237,7 @@ def test_second_turn_on_the_returned_cache(family: str, overrides: dict[str, Any
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", IMAGED)
 def test_static_cache(family: str, kernel: str) -> None:
     prompts, config, model = prompts_of(family, ["after", "only"]), with_images(family), build(family, kernel)
     with attach(model, prompts, config):
@@ -235,7 +245,7 @@ def test_static_cache(family: str, kernel: str) -> None:
     compare(plain_copy(model), prompts, out, config, order_of(model, config))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", IMAGED)
 def test_plain_forward_and_a_hand_written_decode_loop(family: str) -> None:
     """Images are encoded inside this forward pass, in every version of transformers."""
     model, config = build(family), with_images(family)
@@ -265,7 +275,7 @@ def test_pictures_that_are_no_frames_are_images(
     compare(plain_copy(model), prompts, out, config, order_of(model, config))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", IMAGED)
 def test_what_a_video_can_not_an_image_can_not_either(family: str) -> None:
     model, (prompt,) = build(family), prompts_of(family, ["only"])
     with attach(model, [prompt], with_images(family)):

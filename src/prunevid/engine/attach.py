@@ -94,7 +94,7 @@ class Pruning:
         self._reports = threading.local()
         self._last: Summary | None = None
         self._own_features: dict[str, Any] = {}
-        self._remembered: list[tuple[Any, str, Any, Encoded]] | None = None
+        self._remembered: list[tuple[Any, str, list[Any], Any, Encoded]] | None = None
         self._frames_per_video: int | Sequence[int] | None = None
         self.frames_per_video = frames_per_video
         self._handles: list[Any] = []
@@ -224,7 +224,8 @@ class Pruning:
                 return encode(*args, **kwargs)
             arguments = dict(signature.bind(*args, **kwargs).arguments)
             pixels = next((v for k, v in arguments.items() if k.startswith("pixel") and isinstance(v, Tensor)), None)
-            output, encoded = self._recall(pixels, kind)
+            asked = [arguments.get(condition) for condition in self.adapter.conditions]
+            output, encoded = self._recall(pixels, kind, asked)
             if encoded is None:
                 measure, device = self.method.collect_stats, getattr(pixels, "device", None)
                 start = now(device, measure)
@@ -233,7 +234,7 @@ class Pruning:
                 encoded = Encoded(layouts(self.base, arguments, output), now(device, measure) - start)
                 if seen is not None:
                     encoded.views = seen.views(encoded.layouts, arguments)
-                self._remember(pixels, kind, output, encoded)
+                self._remember(pixels, kind, asked, output, encoded)
             if not isinstance(output, tuple):
                 object.__setattr__(output, _LAYOUT, encoded)
             if (prefill := self._prefill()) is not None:
@@ -256,17 +257,19 @@ class Pruning:
         finally:
             self._local.encoding = False
 
-    def _recall(self, pixels: Tensor | None, kind: str) -> tuple[Any, Encoded | None]:
-        for known, name, output, encoded in self._remembered or []:
-            if pixels is not None and known() is pixels and name == kind:
+    def _recall(self, pixels: Tensor | None, kind: str, asked: list[Any]) -> tuple[Any, Encoded | None]:
+        """What pixels were encoded to before; `asked`: the values of the adapter's conditions, which must be alike."""
+        for known, name, before, output, encoded in self._remembered or []:
+            if pixels is not None and known() is pixels and name == kind and all(map(_same, before, asked)):
                 return copy.copy(output), encoded  # a copy: `generate` repeats the features in place for beams
         return None, None
 
-    def _remember(self, pixels: Tensor | None, kind: str, output: Any, encoded: Encoded) -> None:
+    def _remember(self, pixels: Tensor | None, kind: str, asked: list[Any], output: Any, encoded: Encoded) -> None:
         if self._remembered is not None and pixels is not None:
             later = Encoded(encoded.layouts, 0.0, encoded.merged)
             alive = [entry for entry in self._remembered if entry[0]() is not None]
-            self._remembered = [*alive, (weakref.ref(pixels), kind, copy.copy(output), later)]
+            others = [entry for entry in alive if entry[0]() is not pixels or entry[1] != kind]
+            self._remembered = [*others, (weakref.ref(pixels), kind, asked, copy.copy(output), later)]
 
     def _prefill(self) -> Prefill | None:
         return getattr(self._local, "prefill", None)
@@ -452,6 +455,13 @@ class Pruning:
 
     def _after_base(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self._local.prefill = None
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two arguments are alike; tensors by their values."""
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one is other or (one.shape == other.shape and bool((one == other).all()))
+    return one is other
 
 
 def _attached_to(base: nn.Module) -> Pruning | None:

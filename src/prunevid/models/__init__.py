@@ -14,6 +14,7 @@ from prunevid.models.llava_onevision import LlavaOnevision
 from prunevid.models.qwen3_vl import Qwen3VL
 from prunevid.models.qwen_vl import QwenVL
 from prunevid.models.smolvlm import SmolVLM
+from prunevid.models.stllm.adapter import STLLM
 from prunevid.models.towers import Tower, Watch, watch_tower
 from prunevid.models.video_llama_3 import VideoLlama3
 from prunevid.models.video_llava import VideoLlava
@@ -90,7 +91,7 @@ def base_of(model: Any) -> Any:
     )
 
 
-for _family in (QwenVL, Qwen3VL, LlavaOnevision, LlavaNextVideo, VideoLlava, InternVL, VideoLlama3, SmolVLM):
+for _family in (QwenVL, Qwen3VL, LlavaOnevision, LlavaNextVideo, VideoLlava, InternVL, VideoLlama3, SmolVLM, STLLM):
     register(_family)
 
 __all__ = [
