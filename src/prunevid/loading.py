@@ -18,7 +18,6 @@ import torch
 
 from prunevid import models
 from prunevid.errors import ConfigError, InputError, UnsupportedModelError
-from prunevid.models import stllm
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _FETCHING = (
@@ -123,7 +122,7 @@ def load(
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    stllm.register()
+    models.register_ports()
     name, local = locate(model)
     if local:
         kwargs["local_files_only"] = True

@@ -183,7 +183,7 @@ def _stllm() -> Any:
         text_config=_TEXT,
         num_query_tokens=SLOTS,
         bt_adapter_depth=1,
-        bt_adapter_frames=8,
+        bt_adapter_frames=16,
         video_token_id=VIDEO,
     )
 

@@ -7,6 +7,8 @@ One sub-command a family; each is a function here that calls the family's conver
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -26,3 +28,46 @@ def writing(tell: Callable[[str], None]) -> Callable[[int, int], None]:
         tell(f"Writing: {done / 2**30:.1f} of {total / 2**30:.1f} GiB")
 
     return told
+
+
+@app.command("stllm")
+def stllm(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder of the downloaded ST-LLM checkpoint.")],
+    destination: Annotated[Path, typer.Argument(metavar="DST", help="A new folder.")],
+    variant: Annotated[
+        str | None,
+        typer.Option("--variant", help="qa or conversation; without it, qa where there is a BT-Adapter."),
+    ] = None,
+    vit: Annotated[
+        Path | None, typer.Option("--vit", help="eva_vit_g.pth, where SRC does not hold the vision tower.")
+    ] = None,
+    qformer: Annotated[
+        Path | None,
+        typer.Option("--qformer", help="instruct_blip_vicuna7b_trimmed.pth, where SRC does not hold the Q-Former."),
+    ] = None,
+    bert: Annotated[Path | None, typer.Option("--bert", help="Folder with the tokenizer of bert-base-uncased.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", help="float32, float16 or bfloat16; without it, as it is stored.")
+    ] = None,
+) -> int:
+    """Convert ST-LLM (farewellthree/ST_LLM_weight: QA_weight or conversation_weight)."""
+    from prunevid.cli import common
+    from prunevid.models.stllm.converting import convert
+
+    with common.working("Reading the checkpoint") as tell:
+        report = convert(
+            source,
+            destination,
+            variant=variant,
+            vit=vit,
+            qformer=qformer,
+            bert=bert,
+            dtype=dtype,
+            progress=writing(tell),
+        )
+    typer.echo(f"{report.folder}: {report.tensors} weights, variant {report.variant}.")
+    for part, origin in report.origins.items():
+        typer.echo(f"  {part}: {origin}")
+    for name, why in report.dropped.items():
+        typer.echo(f"  left out {name}: {why}")
+    return 0

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from typing import Any
 
 from prunevid.errors import UnsupportedModelError
@@ -20,6 +21,7 @@ from prunevid.models.video_llama_3 import VideoLlama3
 from prunevid.models.video_llava import VideoLlava
 
 _ADAPTERS: dict[str, Adapter] = {}
+_PORTS = ("stllm",)  # families whose models this package brings itself
 
 
 def register(adapter: type[Adapter]) -> type[Adapter]:
@@ -28,6 +30,12 @@ def register(adapter: type[Adapter]) -> type[Adapter]:
     for model_type in adapter.model_types:
         _ADAPTERS[model_type] = instance
     return adapter
+
+
+def register_ports() -> None:
+    """Makes the models that this package brings known to transformers' auto classes; safe to call again."""
+    for name in _PORTS:
+        importlib.import_module(f"prunevid.models.{name}").register_auto()
 
 
 def supported() -> list[str]:
@@ -103,6 +111,7 @@ __all__ = [
     "adapter_for",
     "base_of",
     "register",
+    "register_ports",
     "supported",
     "table",
     "tower_table",

@@ -2,7 +2,7 @@
 """ST-LLM for transformers 5: its two published checkpoints, their processor, prompts, sampling and converter.
 
 `prunevid.loading.load`, and so `VideoQA.from_pretrained`, makes the family known to transformers by itself; call
-`register` before you use transformers' own auto classes.
+`register_auto` before you use transformers' own auto classes.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _PARTS = {
     "STLLMVideoProcessor": "processing",
 }
 
-__all__ = [*_PARTS, "register"]
+__all__ = [*_PARTS, "register_auto"]
 
 
-def register() -> None:
+def register_auto() -> None:
     """Makes the model type "stllm" known to transformers' auto classes; safe to call twice."""
     from transformers import (
         AutoConfig,

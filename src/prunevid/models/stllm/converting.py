@@ -120,7 +120,7 @@ def plan(dtypes: Mapping[str, torch.dtype], residual: bool, dtype: torch.dtype |
     """
     made = Plan()
     for name, stored in dtypes.items():
-        reason = next((why for pattern, why in _DROPPED.items() if re.fullmatch(pattern, name)), None)
+        reason = _no_need(name)
         if reason is None and not residual and name.startswith((PART + "down_proj.", PART + "up_proj.")):
             reason = "belongs to the residual input, which this variant does not use"
         if reason is not None:
@@ -141,6 +141,11 @@ def plan(dtypes: Mapping[str, torch.dtype], residual: bool, dtype: torch.dtype |
         else:
             made.targets.append(Target(ours, (name,), dtype or stored))
     return made
+
+
+def _no_need(name: str) -> str | None:
+    """Why a tensor is left out of every model, or None."""
+    return next((why for pattern, why in _DROPPED.items() if re.fullmatch(pattern, name)), None)
 
 
 def _joined_bias(queries: Tensor, values: Tensor) -> Tensor:
@@ -174,7 +179,7 @@ class Renamed:
         self.files = list(main.files)
         for group, option in ((_VIT_GROUP, "--vit"), (_QFORMER_GROUP, "--qformer")):
             file = others.get(group)
-            if any(_group(name) == group for name in main.entries):
+            if any(_group(name) == group and _no_need(name) is None for name in main.entries):
                 self.origins[group] = "the checkpoint" + ("" if file is None else f" ({file.name} was not needed)")
             elif file is None:
                 raise InputError(
