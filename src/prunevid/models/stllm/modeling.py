@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModel, GenerationMixin, PreTrainedModel
+from transformers import initialization as init  # leaves weights that were loaded alone
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.models.instructblipvideo.modeling_instructblipvideo import InstructBlipVideoQFormerModel
@@ -73,7 +74,7 @@ class STLLMPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, STLLMModel):
-            nn.init.normal_(module.query_tokens, std=self.config.initializer_range)
+            init.normal_(module.query_tokens, std=self.config.initializer_range)
 
 
 class STLLMModel(STLLMPreTrainedModel):

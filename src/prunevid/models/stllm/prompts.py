@@ -118,11 +118,11 @@ class StopAt(StoppingCriteria):
     """Stops a row once one of the sequences of ids has come after its prompt.
 
     Args:
-        prompt_tokens: length of the prompts, padding included.
+        prompt_tokens: length of the prompts, padding included; 0 where no prompt ends with such a sequence.
         sequences: of ids.
     """
 
-    def __init__(self, prompt_tokens: int, sequences: Sequence[Sequence[int]] = STOP_IDS) -> None:
+    def __init__(self, prompt_tokens: int = 0, sequences: Sequence[Sequence[int]] = STOP_IDS) -> None:
         self.prompt_tokens, self.sequences = prompt_tokens, sequences
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
