@@ -16,6 +16,7 @@ from engine.families import build, settings
 from prunevid.errors import UnprunedWarning
 from prunevid.models.pllava import PLLaVAProcessor
 from prunevid.models.pllava.prompts import chat_template
+from prunevid.models.stllm import STLLMProcessor, STLLMVideoProcessor
 from prunevid.qa import VideoQA
 
 IMAGE, VIDEO = "<|image_pad|>", "<|video_pad|>"
@@ -81,6 +82,14 @@ def _pllava() -> Any:
     return PLLaVAProcessor(tokenizer, chat_template("vicuna"), FRAMES, (FRAMES, 5, 5), crop_size=40)
 
 
+def _stllm() -> Any:
+    tokenizer, size = tiny_qwen.tokenizer(), {"size": {"shortest_edge": 40}, "crop_size": _SQUARE}
+    tokenizer.bos_token = "<|im_end|>"
+    words = {word: place for place, word in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", *tiny_qwen.WORDS))}
+    questions = transformers.BertTokenizer(words)
+    return STLLMProcessor(STLLMVideoProcessor(**size), tokenizer, questions, video_token=VIDEO)
+
+
 # How each family's processor is made, and the visual tokens of FRAMES frames of 48 x 64 pixels.
 PROCESSORS: dict[str, tuple[Callable[[], Any], int]] = {
     "qwen2_vl": (lambda: tiny_qwen.processor("qwen2_vl"), FRAMES // 2 * 20),
@@ -98,6 +107,7 @@ PROCESSORS: dict[str, tuple[Callable[[], Any], int]] = {
     ),
     "internvl": (_internvl, FRAMES * 25),
     "pllava": (_pllava, FRAMES * 25),
+    "stllm": (_stllm, FRAMES * 32),
     "video_llama_3": (
         lambda: _pair(
             "VideoLlama3", {"patch_size": 4}, {"patch_size": 4, "use_token_compression": False, "size": _AREA}

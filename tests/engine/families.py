@@ -34,8 +34,10 @@ from engine.tiny import (
 from engine.tiny import build as build_qwen
 from prunevid.config import PruneVidConfig
 from prunevid.models.pllava import PLLaVAConfig, PLLaVAForConditionalGeneration
+from prunevid.models.stllm import STLLMConfig, STLLMForConditionalGeneration
 
 SIDE = 5  # tokens of a frame's row and column
+SLOTS = 32  # query slots of ST-LLM, which is what a frame's cells are there
 FRAMES = 5  # of every clip: some families take one tensor for all videos of a batch
 
 _TEXT = dict(
@@ -180,6 +182,33 @@ def _video_llama_3() -> Any:
     return _config("VideoLlama3Config", "Qwen2Config", transformers.VideoLlama3VisionConfig(**tower), **_IDS)
 
 
+def _stllm() -> Any:
+    qformer = dict(
+        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+    )  # fmt: skip
+    return STLLMConfig(
+        vision_config=_TOWER,
+        qformer_config=qformer,
+        text_config=_TEXT,
+        num_query_tokens=SLOTS,
+        bt_adapter_depth=1,
+        bt_adapter_frames=16,
+        video_token_id=VIDEO,
+    )
+
+
+def _sharpen(model: Any) -> None:
+    """Query slots of random weights see the mean of a frame's patches, and hardly differ between frames."""
+    gains = {"patch_embedding.weight": 4, "self_attn.projection.weight": 0.3}
+    gains |= {
+        f"crossattention.attention.{name}.weight": gain for name, gain in (("query", 4), ("key", 4), ("value", 2))
+    }
+    for name, weight in model.named_parameters():
+        for end, gain in gains.items():
+            if name.endswith(end):
+                weight.mul_(gain)
+
+
 def _qwen3_vl(mixture: bool = False) -> Any:
     vision = dict(
         depth=3, hidden_size=32, intermediate_size=64, num_heads=2, patch_size=PATCH, out_hidden_size=64,
@@ -193,7 +222,9 @@ def _qwen3_vl(mixture: bool = False) -> Any:
     return transformers.Qwen3VLConfig(text_config=text, vision_config=vision, **ids)
 
 
-def _built(kind: str | type, config: Callable[[], Any]) -> Callable[[str], Any]:
+def _built(
+    kind: str | type, config: Callable[[], Any], tweak: Callable[[Any], None] | None = None
+) -> Callable[[str], Any]:
     @functools.cache
     def make(kernel: str) -> Any:
         settings = config()
@@ -201,6 +232,8 @@ def _built(kind: str | type, config: Callable[[], Any]) -> Callable[[str], Any]:
         made = getattr(transformers, kind) if isinstance(kind, str) else kind
         model = made(settings).eval().requires_grad_(False)
         scale_weights(model)
+        if tweak is not None:
+            tweak(model)
         model.generation_config.suppress_tokens = list(SPECIAL)
         model.generation_config.pad_token_id = PAD
         model.generation_config.eos_token_id = None
@@ -265,6 +298,14 @@ def _flat(rows: list[list[Video]]) -> list[Video]:
 
 def _stacked(rows: list[list[Video]]) -> dict[str, Any]:
     return {"pixel_values_videos": torch.stack([video.pixels for video in _flat(rows)])}
+
+
+def _with_questions(rows: list[list[Video]]) -> dict[str, Any]:
+    """A question of its own length for every video, padded on the right."""
+    lengths = [3 + int(video.pixels.abs().sum()) % 4 for video in _flat(rows)]
+    mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
+    ids = mask * (7 + torch.arange(max(lengths)) * torch.tensor(lengths)[:, None])
+    return _stacked(rows) | {"qformer_input_ids": ids, "qformer_attention_mask": mask}
 
 
 def _joined(rows: list[list[Video]]) -> dict[str, Any]:
@@ -339,6 +380,10 @@ FAMILIES: dict[str, Family] = {
     "smolvlm": Family(
         _built("SmolVLMForConditionalGeneration", _smolvlm), _pictures(2 * SIDE), _images_by_row, 0.92, 2, IMAGE,
         attach={"frames_per_video": FRAMES},
+    ),
+    "stllm": Family(
+        _built(STLLMForConditionalGeneration, _stllm, _sharpen), _pictures(8, extra=SLOTS - SIDE * SIDE),
+        _with_questions, 0.99,
     ),
 }  # fmt: skip
 

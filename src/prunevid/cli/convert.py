@@ -66,3 +66,46 @@ def pllava(
         names = sorted(name for name, reason in report.dropped.items() if reason == why)
         typer.echo(f"  not among the weights: {names[0]}{' ...' if len(names) > 1 else ''} ({len(names)}): {why}")
     return 0
+
+
+@app.command("stllm")
+def stllm(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder of the downloaded ST-LLM checkpoint.")],
+    destination: Annotated[Path, typer.Argument(metavar="DST", help="A new folder.")],
+    variant: Annotated[
+        str | None,
+        typer.Option("--variant", help="qa or conversation; without it, qa where there is a BT-Adapter."),
+    ] = None,
+    vit: Annotated[
+        Path | None, typer.Option("--vit", help="eva_vit_g.pth, where SRC does not hold the vision tower.")
+    ] = None,
+    qformer: Annotated[
+        Path | None,
+        typer.Option("--qformer", help="instruct_blip_vicuna7b_trimmed.pth, where SRC does not hold the Q-Former."),
+    ] = None,
+    bert: Annotated[Path | None, typer.Option("--bert", help="Folder with the tokenizer of bert-base-uncased.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", help="float32, float16 or bfloat16; without it, as it is stored.")
+    ] = None,
+) -> int:
+    """Convert ST-LLM (farewellthree/ST_LLM_weight: QA_weight or conversation_weight)."""
+    from prunevid.cli import common
+    from prunevid.models.stllm.converting import convert
+
+    with common.working("Reading the checkpoint") as tell:
+        report = convert(
+            source,
+            destination,
+            variant=variant,
+            vit=vit,
+            qformer=qformer,
+            bert=bert,
+            dtype=dtype,
+            progress=writing(tell),
+        )
+    typer.echo(f"{report.folder}: {report.tensors} weights, variant {report.variant}.")
+    for part, origin in report.origins.items():
+        typer.echo(f"  {part}: {origin}")
+    for name, why in report.dropped.items():
+        typer.echo(f"  left out {name}: {why}")
+    return 0

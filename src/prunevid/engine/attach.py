@@ -234,7 +234,8 @@ class Pruning:
                 return encode(*args, **kwargs)
             arguments = dict(signature.bind(*args, **kwargs).arguments)
             pixels = next((v for k, v in arguments.items() if k.startswith("pixel") and isinstance(v, Tensor)), None)
-            output, encoded = self._recall(pixels, kind)
+            asked = [arguments.get(condition) for condition in self.adapter.conditions]
+            output, encoded = self._recall(pixels, kind, asked)
             if encoded is None:
                 measure, device = self.method.collect_stats, getattr(pixels, "device", None)
                 start = now(device, measure)
@@ -243,7 +244,7 @@ class Pruning:
                 encoded = Encoded(layouts(self.base, arguments, output), now(device, measure) - start)
                 if seen is not None:
                     encoded.views = seen.views(encoded.layouts, arguments)
-                self._remember(pixels, kind, output, encoded)
+                self._remember(pixels, kind, asked, output, encoded)
             if not isinstance(output, tuple):
                 object.__setattr__(output, _LAYOUT, encoded)
             if (prefill := self._prefill()) is not None:
@@ -266,16 +267,21 @@ class Pruning:
         finally:
             self._local.encoding = False
 
-    def _recall(self, pixels: Tensor | None, kind: str) -> tuple[Any, Encoded | None]:
-        return (None, None) if self._remembered is None else self._remembered.recall(pixels, self._encoding_key(kind))
+    def _recall(self, pixels: Tensor | None, kind: str, asked: list[Any]) -> tuple[Any, Encoded | None]:
+        return (
+            (None, None)
+            if self._remembered is None
+            else self._remembered.recall(pixels, self._encoding_key(kind, asked))
+        )
 
-    def _remember(self, pixels: Tensor | None, kind: str, output: Any, encoded: Encoded) -> None:
+    def _remember(self, pixels: Tensor | None, kind: str, asked: list[Any], output: Any, encoded: Encoded) -> None:
         if self._remembered is not None:
-            self._remembered.remember(pixels, self._encoding_key(kind), output, encoded)
+            self._remembered.remember(pixels, self._encoding_key(kind, asked), output, encoded)
 
-    def _encoding_key(self, kind: str) -> tuple[Any, ...]:
-        """What an encoding depends on besides its pixels: what is watched in the tower, and whether images are cut."""
-        return kind, self.method.tower, self.method.prunes_images
+    def _encoding_key(self, kind: str, asked: list[Any]) -> tuple[Any, ...]:
+        """What an encoding depends on besides its pixels: what is watched in the tower, whether images are cut, and
+        the values of the adapter's conditions."""
+        return kind, self.method.tower, self.method.prunes_images, tuple(map(_comparable, asked))
 
     def _prefill(self) -> Prefill | None:
         return getattr(self._local, "prefill", None)
@@ -467,6 +473,11 @@ class Pruning:
 
     def _after_base(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self._local.prefill = None
+
+
+def _comparable(value: Any) -> Any:
+    """The same for equal values: a tensor's shape and numbers, anything else itself."""
+    return (tuple(value.shape), tuple(value.flatten().tolist())) if isinstance(value, Tensor) else value
 
 
 def _attached_to(base: nn.Module) -> Pruning | None:

@@ -17,12 +17,13 @@ from prunevid.models.pllava.adapter import PLLaVA
 from prunevid.models.qwen3_vl import Qwen3VL
 from prunevid.models.qwen_vl import QwenVL
 from prunevid.models.smolvlm import SmolVLM
+from prunevid.models.stllm.adapter import STLLM
 from prunevid.models.towers import Tower, Watch, watch_tower
 from prunevid.models.video_llama_3 import VideoLlama3
 from prunevid.models.video_llava import VideoLlava
 
 _ADAPTERS: dict[str, Adapter] = {}
-_PORTS = ("pllava",)  # families whose models this package brings itself
+_PORTS = ("pllava", "stllm")  # families whose models this package brings itself
 
 
 def register(adapter: type[Adapter]) -> type[Adapter]:
@@ -107,7 +108,9 @@ def base_of(model: Any) -> Any:
     )
 
 
-for _family in (QwenVL, Qwen3VL, LlavaOnevision, LlavaNextVideo, VideoLlava, InternVL, VideoLlama3, SmolVLM, PLLaVA):
+for _family in (
+    QwenVL, Qwen3VL, LlavaOnevision, LlavaNextVideo, VideoLlava, InternVL, VideoLlama3, SmolVLM, PLLaVA, STLLM,
+):  # fmt: skip
     register(_family)
 
 __all__ = [
