@@ -383,7 +383,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "stllm": Family(
         _built(STLLMForConditionalGeneration, _stllm, _sharpen), _pictures(8, extra=SLOTS - SIDE * SIDE),
-        _with_questions, 0.99,
+        _with_questions, 0.96,
     ),
 }  # fmt: skip
 
