@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
 from prunevid.errors import ConfigError
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 _RATIOS = ("cluster_ratio", "temporal_segment_ratio", "keep_ratio")
 _COUNTS = {"dpc_knn_k": 1, "pruning_layer": 0, "max_frames": 1}
-_PUBLISHED_LAYER, _PUBLISHED_DEPTH = 10, 32
 
 
 class DefaultLayer(int):
@@ -23,14 +25,37 @@ class DefaultLayer(int):
     It is the number in every other respect. A copy of a config keeps it, and an explicit equal number replaces it.
     """
 
-    def for_depth(self, depth: int, first: int = 0) -> DefaultLayer:
-        """The layer for a model: round(10/32 * depth), halves to the even number, within `first` ... depth - 1.
+    published: int
+    of: int
+
+    def __new__(cls, layer: int, of: int = 32, published: int | None = None) -> Self:
+        """`of`: layers of the model that the `published` layer (`layer` itself if None) was chosen for."""
+        made = super().__new__(cls, layer)
+        made.published, made.of = layer if published is None else published, of
+        return made
+
+    def __getnewargs__(self) -> tuple[int, int, int]:  # type: ignore[override]
+        """So that copies and pickles keep where it comes from."""
+        return int(self), self.of, self.published
+
+    def for_depth(self, depth: int, first: int = 0) -> Self:
+        """The layer for a model: round(published / of * depth), halves to the even one, within `first` ... depth - 1.
 
         Args:
             depth: decoder layers of the model.
             first: the lowest layer that its family allows.
         """
-        return DefaultLayer(min(max(round(_PUBLISHED_LAYER * depth / _PUBLISHED_DEPTH), first), depth - 1))
+        scaled = round(self.published * depth / self.of)
+        return type(self)(min(max(scaled, first), depth - 1), self.of, self.published)
+
+
+class DefaultCount(DefaultLayer):
+    """The same for a number of layers, the last of which is the one before this number."""
+
+    def for_depth(self, depth: int, first: int = 0) -> Self:
+        """As `DefaultLayer.for_depth`, within first + 1 ... depth."""
+        scaled = round(self.published * depth / self.of)
+        return type(self)(min(max(scaled, first + 1), depth), self.of, self.published)
 
 
 @dataclass(frozen=True)
@@ -89,7 +114,7 @@ class PruneVidConfig:
     dpc_knn_k: int = 5
     enable_stage1: bool = True
     keep_ratio: float = 0.4
-    pruning_layer: int = DefaultLayer(_PUBLISHED_LAYER)
+    pruning_layer: int = DefaultLayer(10)
     attention_aggregation: Literal["max", "mean"] = "max"
     enable_stage2: bool = True
     enable_cache_compression: bool = True

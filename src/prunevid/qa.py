@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from prunevid import methods, models
 from prunevid.answers import Answer, ClipInfo
 from prunevid.choice import choose_method
+from prunevid.comparing import Comparison, Contest, contestants
 from prunevid.config import PruneVidConfig
 from prunevid.engine import Pruning, attach
 from prunevid.errors import InputError, UnsupportedError
@@ -40,7 +41,8 @@ class VideoQA:
     Args:
         model: a loaded model of a supported family.
         processor: its processor.
-        method, config, preset, retention_ratio: see `choose_method`.
+        method, config, preset, retention_ratio, retention_tokens, average_over_layers, method_options: see
+            `choose_method`.
 
     Raises:
         UnsupportedModelError: the model's family has no adapter, or its processor takes no videos.
@@ -57,16 +59,29 @@ class VideoQA:
         config: PruneVidConfig | None = None,
         preset: str | None = None,
         retention_ratio: float | None = None,
+        retention_tokens: int | None = None,
+        average_over_layers: bool | None = None,
+        method_options: Mapping[str, Any] | None = None,
     ) -> None:
         check_pair(model, processor)
         self.model = model
         self.processor = processor
-        with attach(model, choose_method(method, config, preset, retention_ratio)) as pruning:
+        chosen = choose_method(
+            method,
+            config,
+            preset,
+            retention_ratio,
+            retention_tokens=retention_tokens,
+            average_over_layers=average_over_layers,
+            method_options=method_options,
+        )
+        with attach(model, chosen) as pruning:
             self.method = pruning.method  # refuses settings that don't fit the model now, not at a question
         dtype = model.dtype if getattr(model.dtype, "is_floating_point", False) else None
         self._prompter = Prompter(processor, input_device(model), dtype, truncates_seconds(models.base_of(model)))
         self._lock = threading.RLock()
         self.max_new_tokens = 128
+        self.defaults: dict[str, Any] = {}  # settings of "prunevid" that suit the model
         self._pruning: Pruning | None = None
         self._users = 0
         self._open = 0
@@ -82,6 +97,9 @@ class VideoQA:
         config: PruneVidConfig | None = None,
         preset: str | None = None,
         retention_ratio: float | None = None,
+        retention_tokens: int | None = None,
+        average_over_layers: bool | None = None,
+        method_options: Mapping[str, Any] | None = None,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = "auto",
         processor_kwargs: dict[str, Any] | None = None,
@@ -90,12 +108,21 @@ class VideoQA:
         """Loads a model from a folder or the hub; see `prunevid.loading.load` for the loading arguments.
 
         `kwargs` (device_map, attn_implementation, quantization_config, revision, trust_remote_code, ...) go
-        to transformers' `from_pretrained` as they are. A folder never makes anything be downloaded.
+        to transformers' `from_pretrained` as they are; a method's own options stand in `method_options`. A folder
+        never makes anything be downloaded.
 
         Raises:
             InputError, UnsupportedModelError, ConfigError: see `load` and `choose_method`.
         """
-        chosen = choose_method(method, config, preset, retention_ratio)  # before weights are read
+        chosen = choose_method(  # before weights are read
+            method,
+            config,
+            preset,
+            retention_ratio,
+            retention_tokens=retention_tokens,
+            average_over_layers=average_over_layers,
+            method_options=method_options,
+        )
         model, processor = load_model(
             model_id_or_path, device=device, dtype=dtype, processor_kwargs=processor_kwargs, **kwargs
         )
@@ -109,6 +136,9 @@ class VideoQA:
         *,
         config: PruneVidConfig | None = None,
         preset: str | None = None,
+        retention_tokens: int | None = None,
+        average_over_layers: bool | None = None,
+        method_options: Mapping[str, Any] | None = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype | None = None,
         attn_implementation: str = "sdpa",
@@ -116,10 +146,20 @@ class VideoQA:
         """The embedded model, which needs no network and no GPU; settings default to what suits its depth."""
         from prunevid import builtin
 
-        chosen = choose_method(method, config, preset, retention_ratio, builtin.DEFAULTS)
+        chosen = choose_method(
+            method,
+            config,
+            preset,
+            retention_ratio,
+            builtin.DEFAULTS,
+            retention_tokens=retention_tokens,
+            average_over_layers=average_over_layers,
+            method_options=method_options,
+        )
         model, processor = builtin.load(device=device, dtype=dtype, attn_implementation=attn_implementation)
         qa = cls(model, processor, method=chosen)
         qa.max_new_tokens = builtin.ANSWER_TOKENS
+        qa.defaults = dict(builtin.DEFAULTS)
         return qa
 
     @property
@@ -324,6 +364,52 @@ class VideoQA:
                     run = generate(self.model, self.processor, inputs, chosen, pruning)
                 answers += self._answers(run, [seen], [question], [spent])
         return answers[0], answers[1]
+
+    def compare_methods(
+        self,
+        clip: Any,
+        question: str,
+        methods: str | Sequence[str | Method] = "all",
+        *,
+        retention: Sequence[float] = (),
+        average_over_layers: bool | None = None,
+        repeats: int = 3,
+        max_new_tokens: int | None = None,
+        images: Sequence[Any] | None = None,
+        tell: Callable[[str], None] | None = None,
+        **options: Any,
+    ) -> Comparison:
+        """The same question without pruning and with several methods, whatever this object's own method is.
+
+        The clip is read once. The vision tower runs once to warm up, and once for all methods that ask the same of it.
+        Unpruned and pruned runs take turns, so that a machine that gets slower or faster does so for all.
+
+        Args:
+            methods: names with commas between, names or methods in a list, or "all".
+            retention: shares of the visual tokens to keep, each with every method; none: the methods' own options.
+            average_over_layers: whether those shares are means over the decoder's layers.
+            repeats: timed runs of each, of which the medians are given.
+            tell: is given a line for people before each run.
+            options: those of `load_clip`; the rest goes to `generate`.
+
+        Returns:
+            A side for every method and share. One that can't run on this model has the reason instead of an answer.
+
+        Raises:
+            ConfigError: an unknown method, or a share outside (0, 1].
+            UnsupportedError: a clip is held open.
+        """
+        chosen = contestants(methods, retention, average_over_layers, self.defaults)
+        self._prompter.check(question)
+        generating = {name: value for name, value in options.items() if name not in _READING}
+        generating = self._options(max_new_tokens, None, generating)
+        seen, spent = self._timed_clip(clip, images=images, **_take_reading(options))
+        inputs = self._prompter.encode([seen], [question])
+        with self._lock:
+            self._refuse_open("compare_methods")
+            contest = Contest(self.model, self.processor, inputs, generating, self._frames([seen]), tell)
+            unpruned, sides = contest.run(chosen, repeats)
+        return Comparison(question, ClipInfo.of(seen), repeats, spent, unpruned, tuple(sides))
 
     @contextmanager
     def _attached(self, clips: Sequence[Clip] = ()) -> Iterator[Pruning]:

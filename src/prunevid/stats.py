@@ -61,6 +61,7 @@ def row_stats(
     original: int,
     merged: int,
     kept: int,
+    held: int | None = None,
     static: int,
     scenes: int,
     selection_layer: int | None,
@@ -75,6 +76,7 @@ def row_stats(
         original: visual tokens of the unpruned model.
         merged: visual tokens after stage 1.
         kept: visual tokens after stage 2.
+        held: those of `kept` that the cache holds after the prompt; None: all of them.
         static: those of `merged` that are static.
         scenes: scenes that stage 1 found, summed over the row's videos.
         selection_layer: layer after which stage 2 acted; None where it did not.
@@ -89,7 +91,7 @@ def row_stats(
         share of the merged tokens), num_segments. `stage2`: original_tokens, compressed_tokens,
             reduction_percentage, layer.
         `stage3`: original_bytes, compressed_bytes, reduction_ratio (share of the bytes saved, 0 ... 1).
-        `total`: retained_ratio (kept / original), flops_ratio. `milliseconds`: the five stages.
+        `total`: retained_ratio (held / original), flops_ratio. `milliseconds`: the five stages.
         A row without visual tokens has nothing reduced: percentages 0, retained_ratio 1.
     """
     return {
@@ -112,7 +114,7 @@ def row_stats(
             "reduction_ratio": _saved(original_bytes, compressed_bytes),
         },
         "total": {
-            "retained_ratio": kept / original if original else 1.0,
+            "retained_ratio": (kept if held is None else held) / original if original else 1.0,
             "flops_ratio": float(flops_ratio),
         },
         "milliseconds": {stage: float(milliseconds.get(stage, 0.0)) for stage in STAGES},

@@ -53,9 +53,10 @@ def sentence(text: str) -> bool:
 def test_help_names_every_command_and_option(cli: Any) -> None:
     status, out, err = cli("--help")
     assert (status, err) == (0, "")
-    assert all(name in out for name in ("ask", "demo", "doctor", "--version", "--debug"))
+    assert all(name in out for name in ("ask", "compare", "demo", "doctor", "--version", "--debug"))
     for command, words in {
         "ask": ("CLIP", "QUESTION", "--model", "--preset", "--max-new-tokens", "--stats", "--json", "--keep-ratio"),
+        "compare": ("CLIP", "QUESTION", "--methods", "--retention", "--repeats", "--model", "--json"),
         "demo": ("--seed", "--out", "--json"),
         "doctor": ("--json",),
     }.items():
@@ -113,7 +114,7 @@ def test_ask_in_json(cli: Any, folder: Path, clip_file: Path) -> None:
     status, out, err = cli("ask", clip_file, QUESTION, "--model", folder, *TINY, *options, "--json")
     assert (status, err) == (0, "")
     document = json.loads(out)
-    assert set(document) == {"question", "answer", "clip", "stats", "model", "method", "config"}
+    assert set(document) == {"question", "answer", "clip", "stats", "model", "method", "options", "config"}
     assert (document["question"], document["method"], document["model"]) == (QUESTION, "prunevid", str(folder))
     assert {name: set(part) for name, part in document["stats"].items()} == KEYS
     config = document["config"]
@@ -161,6 +162,10 @@ def test_ask_reads_a_folder_of_pictures(cli: Any, folder: Path, tmp_path: Path) 
         (["--method", "magic"], "magic"),
         (["--method", "none", "--tau", "0.5"], "--tau belongs to the method prunevid"),
         (["--method", "none", "--preset", "paper"], "belongs to the method"),
+        (["--preset", "baseline", "--retention", "0.5"], "prunes nothing"),
+        (["--retention", "1.5"], "retention_ratio is 1.5"),
+        (["--retention", "0.5", "--tokens", "3"], "both given"),
+        (["--average-over-layers"], "give retention_ratio"),
         (["--start", "2", "--end", "1"], "start"),
         (["--start", "60"], "60"),
         (["--max-frames", "0"], "max_frames is 0"),

@@ -90,7 +90,9 @@ PROCESSORS: dict[str, tuple[Callable[[], Any], int]] = {
     ),
     "internvl": (_internvl, FRAMES * 25),
     "video_llama_3": (
-        lambda: _pair("VideoLlama3", {"patch_size": 4}, {"patch_size": 4, "use_token_compression": False}),
+        lambda: _pair(
+            "VideoLlama3", {"patch_size": 4}, {"patch_size": 4, "use_token_compression": False, "size": _AREA}
+        ),
         0,
     ),
 }
@@ -140,3 +142,19 @@ def test_clips_of_different_length_in_one_batch(family: str, tmp_path: Path) -> 
     for one, other in zip(batch, alone):
         assert one.clip.times == other.clip.times
         assert one.stats["stage2"] == other.stats["stage2"] and one.stats["stage1"] == other.stats["stage1"]
+
+
+@pytest.mark.parametrize("family", PROCESSORS)
+def test_methods_side_by_side(family: str, tmp_path: Path) -> None:
+    """One that acts at each place, and one that asks the tower, with features that are encoded once for all of them."""
+    qa, path = _qa(family), tiny_qwen.write_clip(tmp_path / "clip.mp4")
+    names = ("prunevid", "fastv", "visionzip", "lookm", "dycoke", "tome|fastv")
+    options: dict[str, Any] = {"max_new_tokens": 3, "max_frames": FRAMES}
+    found = qa.compare_methods(path, QUESTION, names, retention=[0.4], repeats=1, **options)
+    assert found.unpruned.answer == qa.compare(path, QUESTION, **options)[0].text
+    for side in found.sides:
+        assert side.reason is None, side
+        assert abs(side.tokens - 0.4 * side.original_tokens) <= 1
+        alone = VideoQA(qa.model, qa.processor, method=side.method, retention_ratio=0.4).ask(path, QUESTION, **options)
+        assert side.answer == alone.text
+        assert side.retained_ratio == alone.stats["total"]["retained_ratio"]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ from accelerate import cpu_offload
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from app import tiny_qwen
-from prunevid import PruneVidConfig
+from prunevid import PruneVidConfig, methods
 from prunevid.choice import choose_method
-from prunevid.errors import ConfigError, InputError, UnsupportedError, UnsupportedModelError
+from prunevid.errors import ConfigError, InputError, UnsupportedModelError
 from prunevid.loading import check_dtype, load, locate, pick_device
 from prunevid.methods import Method
 from prunevid.qa import VideoQA
@@ -199,7 +200,7 @@ def test_defaults_of_a_model_fill_configs_and_the_depth_of_presets() -> None:
         ({"method": "none", "preset": "paper"}, "belongs to the method"),
         ({"method": Method(), "config": PruneVidConfig()}, "belongs to the method"),
         ({"preset": "newspaper"}, "newspaper.*paper"),
-        ({"method": "prune-all"}, "prune-all.*none, prunevid"),
+        ({"method": "prune-all"}, "prune-all.*none, .*prunevid"),
     ],
 )
 def test_choices_that_contradict_each_other(arguments: dict[str, Any], message: str) -> None:
@@ -207,6 +208,47 @@ def test_choices_that_contradict_each_other(arguments: dict[str, Any], message: 
         choose_method(**arguments)
 
 
-def test_a_retention_ratio_is_not_there_yet() -> None:
-    with pytest.raises(UnsupportedError, match="cluster_ratio and keep_ratio"):
-        choose_method(retention_ratio=0.2)
+def test_a_budget_fits_every_method_that_prunes() -> None:
+    assert choose_method("fastv", retention_ratio=0.15).retention_ratio == 0.15
+    assert choose_method("dtd|fastv", retention_tokens=9, average_over_layers=True).average_over_layers
+    fixed = methods.get("fastv", retention_ratio=0.5)
+    assert choose_method(fixed, retention_ratio=0.2) == dataclasses.replace(fixed, retention_ratio=0.2)
+    assert choose_method(PruneVidConfig(tau=0.5), retention_ratio=0.2).config.tau == 0.5  # type: ignore[attr-defined]
+
+
+def test_options_reach_the_method_or_the_part_that_has_them() -> None:
+    assert choose_method("fastv", method_options={"layer": 2, "retention_ratio": 0.5}) == methods.get(
+        "fastv", layer=2, retention_ratio=0.5
+    )
+    both = choose_method("fastv|dtd", method_options={"threshold": 0.2, "layer": 1, "positions": "keep"})
+    assert [part.name for part in both.parts] == ["dtd", "fastv"]  # type: ignore[attr-defined]
+    assert (both.parts[0].threshold, both.parts[1].layer, both.positions) == (0.2, 1, "keep")  # type: ignore[attr-defined]
+    mixed = choose_method(
+        "prunevid|fastv", preset="stage1_only", method_options={"tau": 0.9}, defaults={"max_frames": 4}
+    )
+    assert mixed.parts[0].config.tau == 0.9 and not mixed.parts[0].config.enable_stage2  # type: ignore[attr-defined]
+    assert mixed.parts[0].config.max_frames == 4 and mixed.label == "prunevid|fastv"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"method": "fastvv"}, "'fastvv' is no pruning method .do you mean 'fastv'"),
+        ({"method": "fastv|magic"}, "'magic' is no pruning method"),
+        ({"method": "fastv", "retention_ratio": 1.5}, "retention_ratio is 1.5"),
+        ({"method": "fastv", "retention_ratio": 0}, "retention_ratio is 0,"),
+        ({"retention_ratio": 0.5, "retention_tokens": 3}, "both given"),
+        ({"method": "fastv", "retention_tokens": 0}, "retention_tokens is 0"),
+        ({"method": "fastv", "average_over_layers": True}, "give retention_ratio or retention_tokens"),
+        ({"method": "fastv", "method_options": {"tau": 0.5}}, "'tau' is no option of the method 'fastv'"),
+        ({"method": "dtd|fastv", "method_options": {"tau": 0.5}}, "'tau' is no option of any part of 'dtd.fastv'"),
+        ({"method": "dtd|fastv", "method_options": {"keep": 0.5}}, "'keep' is an option of several parts"),
+        ({"method": "fastv|pyramiddrop"}, "both act inside the language model"),
+        ({"method": "fastv", "preset": "paper"}, "'paper' belongs to the method 'prunevid', but the method is 'fastv'"),
+        ({"method": 3}, "3 is neither"),
+    ],
+)
+def test_budgets_and_options_that_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        choose_method(**arguments)
+    assert "\n" not in str(caught.value)

@@ -286,5 +286,6 @@ def test_settings_that_do_not_fit_the_model_are_refused_at_once() -> None:
         VideoQA(tiny_qwen.model(), tiny_qwen.processor(), config=PruneVidConfig(pruning_layer=10))
     with pytest.raises(UnsupportedModelError, match="qwen2_5_vl"):
         VideoQA(torch.nn.Linear(2, 2), tiny_qwen.processor())
-    with pytest.raises(UnsupportedError, match="keep_ratio"):
-        VideoQA(tiny_qwen.model(), tiny_qwen.processor(), retention_ratio=0.1)
+    for nothing in ({"method": "none"}, {"preset": "baseline"}):
+        with pytest.raises(ConfigError, match=r"retention_ratio is 0.1, but .* prunes nothing"):
+            VideoQA(tiny_qwen.model(), tiny_qwen.processor(), retention_ratio=0.1, **nothing)

@@ -73,14 +73,14 @@ def reference(
     """
     deep: list[Tensor] = []
     if isinstance(prompt, VideoPrompt):
-        hidden, own, deep = _captured(plain, prompt, new_ids)
+        hidden, own, deep = captured(plain, prompt, new_ids)
     else:
         hidden, own = _embed(plain, prompt, new_ids, len(new_ids) if counted is None else counted)
     positions = own if positions is None else positions
     if tail is not None:
         hidden[len(prompt) :] = tail
     length, prompt_length = hidden.shape[0], len(prompt)
-    spans = _spans(prompt, config)
+    spans = spans_of(prompt, config)
     place = list(range(length))  # place[i]: original index of the token in row i of the permuted sequence
     visible = [True] * length  # by original index
     groups: dict[int, tuple] = {}  # by original index of a merged token
@@ -103,7 +103,7 @@ def reference(
         positions = torch.zeros(length, dtype=torch.long)
         positions[place] = seen[place].long().cumsum(0) - 1
         positions = positions.clamp(min=0)
-    layers = _Layers(plain, place, positions, deep)
+    layers = Layers(plain, place, positions, deep)
     state = hidden[place]
     original = [i for cells, _ in spans for i in cells]
     merged = sorted(groups)
@@ -182,7 +182,7 @@ def _stage1(
     return tokens, scenes
 
 
-def _spans(prompt: Prompt | VideoPrompt, config: Any) -> list[tuple[list[int], int]]:
+def spans_of(prompt: Prompt | VideoPrompt, config: Any) -> list[tuple[list[int], int]]:
     """(original places of the grid's cells, frames) of each video of the prompt, and of each image where the config
     says that it is one of one frame; in the order in which they stand."""
     spans = []
@@ -203,7 +203,7 @@ class _Stop(Exception):
     pass
 
 
-def _captured(plain: Any, prompt: VideoPrompt, new_ids: Tensor) -> tuple[Tensor, Tensor | None, list[Tensor]]:
+def captured(plain: Any, prompt: VideoPrompt, new_ids: Tensor) -> tuple[Tensor, Tensor | None, list[Tensor]]:
     """What the plain model itself hands to its language model, continued by the new tokens.
 
     Returns:
@@ -264,7 +264,7 @@ def _embed(plain: Any, prompt: Prompt, new_ids: Tensor, counted: int) -> tuple[T
     return hidden, torch.cat([positions[:, 0], steps.expand(3, -1)], dim=-1)
 
 
-class _Layers:
+class Layers:
     """The plain decoder layers over a permuted sequence with masks given by original index."""
 
     def __init__(self, plain: Any, place: list[int], positions: Tensor, deep: list[Tensor]) -> None:
@@ -302,7 +302,7 @@ class _Layers:
         if hasattr(attention, "q_norm"):
             queries, keys = attention.q_norm(queries), attention.k_norm(keys)
         if config.score_rope:
-            queries, keys = self._rotate(queries), self._rotate(keys)
+            queries, keys = self.rotate(queries), self.rotate(keys)
         place = self.place.tolist()
         visible = [i for i in range(len(place)) if seen[place[i]] and place[i] < question.stop]
         heads = queries.shape[1]
@@ -318,7 +318,7 @@ class _Layers:
         best = table.amax(0) if config.attention_aggregation == "max" else table.mean(0)
         return dict(zip(columns, best.tolist()))
 
-    def _rotate(self, vectors: Tensor) -> Tensor:
+    def rotate(self, vectors: Tensor) -> Tensor:
         cos, sin = (part.view(len(self.place), 1, -1) for part in self.rope)
         left, right = vectors.chunk(2, dim=-1)
         return vectors * cos + torch.cat([-right, left], dim=-1) * sin

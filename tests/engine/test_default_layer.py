@@ -34,7 +34,7 @@ COPIES: dict[str, Callable[[PruneVidConfig], PruneVidConfig]] = {
 
 def layer_of(config: PruneVidConfig, depth: int, first: int = 0) -> int | None:
     """The layer that a config means on a model."""
-    return methods.resolve(config).for_depth(depth, first).selection_layer
+    return next(iter(methods.resolve(config).for_depth(depth, first).selection_layers), None)
 
 
 @pytest.mark.parametrize(("depth", "layer"), LAYERS.items())
@@ -43,7 +43,7 @@ def test_a_layer_that_was_not_given_follows_the_depth(depth: int, layer: int) ->
     model = tiny.build("qwen2_5_vl", layers=depth)
     with prunevid.attach(model) as pruning:
         tiny.generate(model, tiny.make_inputs(PROMPT), 1)
-    assert pruning.stats[0]["stage2"]["layer"] == pruning.method.selection_layer == layer
+    assert pruning.stats[0]["stage2"]["layer"] == pruning.method.selection_layers[0] == layer
 
 
 @pytest.mark.parametrize(
@@ -96,11 +96,11 @@ def test_the_handle_s_method_fits_another_depth_too() -> None:
     """What was scaled for one model is no number that somebody gave."""
     with prunevid.attach(tiny.build("qwen2_vl", layers=4)) as pruning:
         method = pruning.method
-    assert method.selection_layer == 1
+    assert method.selection_layers == (1,)
     with prunevid.attach(tiny.build("qwen2_vl", layers=9), method) as pruning:
-        assert pruning.method.selection_layer == 3
+        assert pruning.method.selection_layers == (3,)
     with prunevid.attach(tiny.build("qwen2_vl", layers=9), method, pruning_layer=8) as pruning:
-        assert pruning.method.selection_layer == 8
+        assert pruning.method.selection_layers == (8,)
 
 
 @pytest.mark.parametrize("choice", ["prunevid", PruneVidConfig(), methods.get("prunevid")], ids=["name", "c", "method"])

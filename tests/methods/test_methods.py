@@ -33,14 +33,14 @@ def tiny():
 def test_names_and_lookup() -> None:
     assert {"none", "prunevid"} <= set(methods.names()) and methods.names() == sorted(methods.names())
     assert methods.get("prunevid", keep_ratio=0.2).config.keep_ratio == 0.2
-    assert methods.get("none").selection_layer is None
+    assert methods.get("none").selection_layers == ()
     assert methods.resolve(PruneVidConfig(tau=0.7), tau=0.9).config.tau == 0.9
 
 
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda: methods.get("prunevit"), "'prunevit' is no pruning method; choose one of none, prunevid"),
+        (lambda: methods.get("prunevit"), "'prunevit' is no pruning method (do you mean 'prunevid' or "),
         (lambda: methods.get("none", keep_ratio=0.2), "'keep_ratio' is no option of the method 'none'"),
         (lambda: methods.get("prunevid", ratio=0.2), "'ratio' is no setting of PruneVid"),
         (lambda: methods.resolve(3), "3 is neither a PruneVidConfig nor a method nor a method's name"),
@@ -74,3 +74,13 @@ def test_the_example_of_the_contributing_guide_runs(tiny, monkeypatch, tmp_path:
         original = row["stage1"]["original_tokens"]
         assert row["stage1"]["compressed_tokens"] == original
         assert row["stage2"]["compressed_tokens"] == int(0.1 * original)
+
+
+def test_composed_methods_take_from_their_parts_what_nobody_said_for_the_whole() -> None:
+    assert methods.get("dtd").position_scheme == methods.get("dtd|fastv").position_scheme == "keep"
+    assert methods.get("fastv|tome").position_scheme == methods.get("tome").position_scheme
+    assert methods.get("dtd|fastv", positions="renumber").position_scheme == "renumber"
+    merge = methods.resolve(PruneVidConfig(enable_stage2=False, prune_images=True, collect_stats=False, verbose=True))
+    both = methods.compose(methods.get("fastv"), merge)
+    assert both.prunes_images and both.verbose and not both.collect_stats
+    assert both.label == "prunevid|fastv" and methods.get("fastv").label == "fastv"

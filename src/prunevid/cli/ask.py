@@ -39,8 +39,28 @@ def ask(
         typer.Option(help="Attention kernel: sdpa, eager, flash_attention_2.", rich_help_panel=_MODEL),
     ] = None,
     method: Annotated[
-        str | None, typer.Option(help="Pruning method: prunevid (default), none.", rich_help_panel=_PRUNING)
+        str | None,
+        typer.Option(
+            help="Pruning method: prunevid (default), fastv, visionzip, random, none, ... or several that act at "
+            "different places, as 'tome|fastv'.",
+            rich_help_panel=_PRUNING,
+        ),
     ] = None,
+    retention: Annotated[
+        float | None,
+        typer.Option(help="Share of the visual tokens to keep, above 0 to 1.", rich_help_panel=_PRUNING),
+    ] = None,
+    tokens: Annotated[
+        int | None, typer.Option(help="The same as a number of tokens.", rich_help_panel=_PRUNING)
+    ] = None,
+    average_over_layers: Annotated[
+        bool,
+        typer.Option(
+            "--average-over-layers",
+            help="The budget is a mean over the decoder's layers, not what is left at the end.",
+            rich_help_panel=_PRUNING,
+        ),
+    ] = False,
     preset: Annotated[
         str | None,
         typer.Option(
@@ -131,11 +151,16 @@ def ask(
         method=method,
         preset=preset,
         overrides=overrides,
+        retention=retention,
+        tokens=tokens,
+        average_over_layers=average_over_layers,
         device=device,
         dtype=dtype,
         attn_implementation=attn_implementation,
     )
     import torch
+
+    from prunevid.comparing import options_of
 
     torch.manual_seed(seed)
     chosen: dict[str, Any] = {} if temperature is None else {"do_sample": True, "temperature": temperature}
@@ -150,7 +175,7 @@ def ask(
             start=start,
             end=end,
             source_fps=source_fps,
-            limits=_limits(max_seconds, max_pixels),
+            limits=common.limits(max_seconds, max_pixels),
             progress=common.reading(tell),
             measure_flops=flops,
             **chosen,
@@ -158,18 +183,11 @@ def ask(
     if as_json:
         document = common.as_dict(answer)
         document["model"] = model or "builtin"
-        document["method"] = qa.method.name
+        document["method"] = qa.method.label
+        document["options"] = options_of(qa.method)
         document["config"] = common.settings(qa.config)
         common.print_json(document)
         return
     typer.echo(answer.text)
     if (stats or flops) and answer.stats:
         common.console().print(common.stats_table(answer.stats))
-
-
-def _limits(max_seconds: float | None, max_pixels: int | None) -> Any:
-    """The limits of `prunevid.video` with those that were given changed."""
-    from prunevid.video import Limits
-
-    given = {"max_seconds": max_seconds, "max_pixels": max_pixels}
-    return Limits(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]

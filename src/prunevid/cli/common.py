@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from prunevid.answers import ClipInfo
     from prunevid.config import PruneVidConfig
     from prunevid.qa import Answer, VideoQA
 
@@ -34,8 +35,11 @@ def load(
     model: str | None,
     *,
     method: str | None,
-    preset: str | None,
-    overrides: Mapping[str, Any],
+    preset: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    retention: float | None = None,
+    tokens: int | None = None,
+    average_over_layers: bool = False,
     device: str | None,
     dtype: str,
     attn_implementation: str | None,
@@ -44,33 +48,47 @@ def load(
 
     Args:
         overrides: settings of PruneVid that were given one by one; None values are left out.
+        retention, tokens, average_over_layers: the budget.
 
     Raises:
         PruneVidError: whatever is wrong with the options or the model.
     """
-    from prunevid.choice import choose_method
     from prunevid.loading import check_dtype, pick_device
     from prunevid.qa import VideoQA
 
-    given = {name: value for name, value in overrides.items() if value is not None}
-    if method not in (None, "prunevid") and given:
+    given = {name: value for name, value in (overrides or {}).items() if value is not None}
+    parts = (method or "prunevid").split("|")
+    if given and "prunevid" not in parts:
         raise ConfigError(f"--{next(iter(given)).replace('_', '-')} belongs to the method prunevid, not to {method}.")
+    chosen: dict[str, Any] = {
+        "method": method or "prunevid",
+        "preset": preset,
+        "retention_ratio": retention,
+        "retention_tokens": tokens,
+        "average_over_layers": average_over_layers or None,
+        "method_options": given,
+    }
     if model is None:
         import torch
 
-        from prunevid.builtin import DEFAULTS
-
         kind = check_dtype(dtype)
-        chosen = choose_method(method or "prunevid", None, preset, None, DEFAULTS).replace(**given)
         return VideoQA.builtin(
-            chosen,
+            **chosen,
             device=pick_device(device or "cpu"),
             dtype=None if kind == "auto" else getattr(torch, str(kind)),
             attn_implementation=attn_implementation or "sdpa",
         )
-    chosen = choose_method(method or "prunevid", None, preset).replace(**given)
-    extra: dict[str, Any] = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
-    return VideoQA.from_pretrained(model, method=chosen, device=device, dtype=dtype, **extra)
+    if attn_implementation is not None:
+        chosen["attn_implementation"] = attn_implementation
+    return VideoQA.from_pretrained(model, device=device, dtype=dtype, **chosen)
+
+
+def limits(max_seconds: float | None, max_pixels: int | None) -> Any:
+    """The limits of `prunevid.video` with those that were given changed."""
+    from prunevid.video import Limits
+
+    given = {"max_seconds": max_seconds, "max_pixels": max_pixels}
+    return Limits(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
 
 
 def settings(config: PruneVidConfig | None) -> dict[str, Any] | None:
@@ -82,20 +100,24 @@ def settings(config: PruneVidConfig | None) -> dict[str, Any] | None:
 
 def as_dict(answer: Answer) -> dict[str, Any]:
     """An answer as JSON types."""
-    clip = answer.clip
     return {
         "question": answer.question,
         "answer": answer.text,
-        "clip": {
-            "source": clip.source,
-            "frames": len(clip.times),
-            "times": [round(moment, 6) for moment in clip.times],
-            "width": clip.width,
-            "height": clip.height,
-            "fps": clip.fps,
-            "duration": clip.duration,
-        },
+        "clip": clip_dict(answer.clip),
         "stats": answer.stats,
+    }
+
+
+def clip_dict(clip: ClipInfo) -> dict[str, Any]:
+    """What was seen of a clip as JSON types."""
+    return {
+        "source": clip.source,
+        "frames": len(clip.times),
+        "times": [round(moment, 6) for moment in clip.times],
+        "width": clip.width,
+        "height": clip.height,
+        "fps": clip.fps,
+        "duration": clip.duration,
     }
 
 

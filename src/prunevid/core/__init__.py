@@ -8,6 +8,7 @@ from prunevid.core.merging import MergedVideo, merge_video
 from prunevid.core.scenes import scene_lengths
 from prunevid.core.scoring import question_scores
 from prunevid.core.selection import select_by_group, select_top
+from prunevid.core.shares import share_out
 
 __all__ = [
     "MergedVideo",
@@ -17,4 +18,5 @@ __all__ = [
     "scene_lengths",
     "select_by_group",
     "select_top",
+    "share_out",
 ]

@@ -131,6 +131,27 @@ def _static_bounds(lengths: list[int], tau: float, device: torch.device) -> Tens
     return upload(bounds, device, torch.float32).unsqueeze(1)
 
 
-def static_positions(scenes: SceneCells, norms: Tensor, tau: float) -> Tensor:
-    """(S, N) bool: True where the mean pairwise cosine over the frames of a scene exceeds tau."""
-    return mean_unit_norms(scenes, norms) > _static_bounds(scenes.lengths, tau, scenes.cells.device)
+def static_positions(scenes: SceneCells, norms: Tensor, tau: float, budget: int | None = None) -> Tensor:
+    """(S, N) bool: True where the mean pairwise cosine over the frames of a scene exceeds tau.
+
+    With a budget of tokens that so many static positions could not fill, the least similar of them count as dynamic.
+    """
+    sums = mean_unit_norms(scenes, norms)
+    static = sums > _static_bounds(scenes.lengths, tau, scenes.cells.device)
+    return static if budget is None else _loosen(static, sums, scenes, budget)
+
+
+def _loosen(static: Tensor, sums: Tensor, scenes: SceneCells, budget: int) -> Tensor:
+    """Takes the least similar static positions out until the tokens that are left before clustering suffice.
+
+    A position that is static in a scene of w frames is one token, otherwise w.
+    """
+    frames = upload(scenes.lengths, sums.device, torch.int64).unsqueeze(1).expand_as(static)
+    cosine = (sums.square() - frames) / (frames * (frames - 1)).clamp(min=1)
+    order = torch.where(static, cosine, torch.inf).flatten().sort(stable=True).indices
+    gain = torch.where(static, frames - 1, 0).flatten()[order]
+    lacking = budget - (len(scenes.cells) - gain.sum())
+    before = gain.cumsum(0) - gain
+    loose = torch.zeros_like(static).flatten()
+    loose[order] = before < lacking
+    return static & ~loose.view_as(static)

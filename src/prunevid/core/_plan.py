@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from prunevid.core.shares import share_out
+
 KEEP_AS_IT_IS = 14
 """Sets of at most so many tokens are kept as they are (Stage 1, step 5)."""
 
@@ -26,6 +28,7 @@ class TokenSet:
         start: where its positions begin in the table of positions (scenes x N, static ones first in each scene).
         row: what is added to a position to find its token: frame * N in the video, scene * N among the static means.
         cell: what is added to a position to find the cell that stands for it: frame * N.
+        clustered: whether its tokens go through the clustering; otherwise they stay as they are.
     """
 
     static: bool
@@ -35,10 +38,7 @@ class TokenSet:
     start: int
     row: int
     cell: int
-
-    @property
-    def clustered(self) -> bool:
-        return self.size > KEEP_AS_IT_IS
+    clustered: bool
 
 
 @dataclass(frozen=True)
@@ -168,6 +168,7 @@ def make_plan(
     positions: int,
     cluster_ratio: float,
     *,
+    budget: int | None = None,
     middle: bool,
     gather_tokens: int,
     distance_elements: int,
@@ -180,31 +181,42 @@ def make_plan(
         static_counts: static positions of each scene.
         positions: N.
         cluster_ratio: merged tokens per token in sets that are clustered.
+        budget: merged tokens of the whole video instead, dealt out to the sets in proportion to their sizes; every set
+            that is not empty keeps one at least.
         middle: a static token is represented by the scene's middle frame, else by its first.
         gather_tokens: bound on the tokens of a piece.
         distance_elements: bound on sets * width * width of a batch.
         cut_elements: distances that must be saved to cut the frames' sets in two by size.
     """
+    sizes: list[int] = []
+    for length, count in zip(scene_lengths, static_counts):
+        sizes += [count, *[positions - count] * length]
+    if budget is None:
+        counts = [max(1, int(size * cluster_ratio)) if size > KEEP_AS_IT_IS else size for size in sizes]
+    else:  # a set that loses nothing stays as it is, whatever its size
+        counts = share_out(budget, sizes, least=[1] * len(sizes))
+    waiting = iter(zip(sizes, counts))
     sets: list[TokenSet] = []
     static_sizes: list[int] = []
     dynamic_sizes: list[int] = []
     total = frame = 0
 
-    def add(static: bool, size: int, start: int, row: int, cell: int) -> int:
+    def add(static: bool, start: int, row: int, cell: int) -> int:
         nonlocal total
+        size, clusters = next(waiting)
         if size == 0:
             return 0
-        clusters = max(1, int(size * cluster_ratio)) if size > KEEP_AS_IT_IS else size
-        sets.append(TokenSet(static, size, clusters, total, start, row, cell))
+        clustered = size > KEEP_AS_IT_IS if budget is None else clusters < size
+        sets.append(TokenSet(static, size, clusters, total, start, row, cell, clustered))
         total += clusters
         return clusters
 
     for scene, (length, count) in enumerate(zip(scene_lengths, static_counts)):
         start = scene * positions
         stand_in = frame + (length // 2 if middle else 0)
-        static_sizes.append(add(True, count, start, start, stand_in * positions))
+        static_sizes.append(add(True, start, start, stand_in * positions))
         rows = range(frame * positions, (frame + length) * positions, positions)
-        dynamic_sizes.append(sum(add(False, positions - count, start + count, row, row) for row in rows))
+        dynamic_sizes.append(sum(add(False, start + count, row, row) for row in rows))
         frame += length
     clustered = [one for one in sets if one.clustered]
     batches = _make_batches(clustered, gather_tokens, distance_elements, cut_elements)

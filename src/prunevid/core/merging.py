@@ -66,6 +66,7 @@ def merge_video(
     k: int = 7,
     *,
     static_frame: str = "first",
+    budget: int | None = None,
 ) -> MergedVideo:
     """Merge the visual tokens of one video over time and space (docs/algorithm.md, "Stage 1").
 
@@ -81,6 +82,10 @@ def merge_video(
         k: neighbours of the clusterings, capped at the size of a set.
         static_frame: the frame of a scene that stands for its static tokens, "first" or "middle"
             (start + length // 2).
+        budget: tokens to leave, instead of what `cluster_ratio` leaves: dealt out to the sets in proportion to their
+            sizes. Met exactly, except that every scene keeps a token. Where static positions alone leave fewer, the
+            least similar of them count as dynamic; where it is smaller than the number of sets, the smallest are
+            dropped.
 
     Raises:
         InputError: features is not (T, N, C) with every axis at least 1, or holds no floats.
@@ -90,6 +95,8 @@ def merge_video(
     check_number("tau", tau)
     check_ratio("cluster_ratio", cluster_ratio)
     check_count("k", k, 1)
+    if budget is not None:
+        check_count("budget", budget, 1, features.shape[0] * features.shape[1])
     if static_frame not in ("middle", "first"):
         raise ConfigError(f"static_frame is {static_frame!r}, but must be 'first' or 'middle'.")
     positions, channels = features.shape[1:]
@@ -98,19 +105,54 @@ def merge_video(
     frame_means, norms = frame_means_and_norms(cells, positions)
     lengths = scene_lengths(frame_means, segment_ratio, k)
     scenes = lay_out(cells, lengths, positions)
-    static = static_positions(scenes, norms, tau)
+    static = static_positions(scenes, norms, tau, budget)
     order = static.sort(dim=1, descending=True, stable=True).indices
     plan = make_plan(
         lengths,
         read(static.sum(1)),
         positions,
         cluster_ratio,
+        budget=budget,
         middle=static_frame == "middle",
         gather_tokens=max(1, _GATHER_BYTES.get(cells.device.type, _GATHER_BYTES_DEVICE) // (4 * channels)),
         distance_elements=_DISTANCE_ELEMENTS,
         cut_elements=_CUT_PRODUCTS // channels,
     )
-    return _assemble(given, scenes, plan, order, k)
+    merged = _assemble(given, scenes, plan, order, k)
+    return merged if budget is None or plan.total <= budget else _drop_sets(merged, plan, budget)
+
+
+def _drop_sets(merged: MergedVideo, plan: Plan, budget: int) -> MergedVideo:
+    """Drops the sets with the fewest cells, of which one token each is left, until the budget is met.
+
+    Each scene keeps its largest set at least; a static set has as many cells as it has positions and frames.
+    """
+    sets = iter(plan.sets)
+    scene_of, weights, static = [], [], []
+    for scene, (length, count) in enumerate(zip(plan.scene_lengths, plan.static_counts)):
+        for one in [next(sets) for _ in range((count > 0) + length * (count < plan.positions))]:
+            scene_of.append(scene)
+            static.append(one.static)
+            weights.append(one.size * (length if one.static else 1))
+    ranked = sorted(range(len(weights)), key=lambda i: (-weights[i], i))
+    first = {scene_of[i]: i for i in reversed(ranked)}  # of every scene the largest set
+    rest = [i for i in ranked if first[scene_of[i]] != i]
+    kept = sorted([*first.values(), *rest[: max(0, budget - len(first))]])
+    table = torch.full((len(weights) + 1,), -1, dtype=torch.long)
+    table[torch.tensor(kept)] = torch.arange(len(kept))
+    table = table.to(merged.assignment.device)
+    chosen = torch.tensor(kept, device=table.device)
+    sizes = [
+        [sum(scene_of[i] == s and static[i] is kind for i in kept) for s in range(len(first))] for kind in (True, False)
+    ]
+    return MergedVideo(
+        merged.features[chosen],
+        table[merged.assignment],
+        merged.representative[chosen],
+        torch.arange(len(kept), device=table.device),
+        merged.scene_lengths,
+        *sizes,
+    )
 
 
 def _assemble(given: Tensor, scenes: SceneCells, plan: Plan, order: Tensor, k: int) -> MergedVideo:

@@ -4,6 +4,6 @@
 from __future__ import annotations
 
 from prunevid.engine.attach import Pruning, attach
-from prunevid.engine.record import TokenMap
+from prunevid.engine.record import Encodings, TokenMap
 
-__all__ = ["Pruning", "TokenMap", "attach"]
+__all__ = ["Encodings", "Pruning", "TokenMap", "attach"]

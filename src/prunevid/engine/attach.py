@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import inspect
 import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from torch import Tensor, nn
@@ -19,8 +18,9 @@ from prunevid.config import PruneVidConfig
 from prunevid.engine import cache as caches
 from prunevid.engine.compiled import eagerly, kept
 from prunevid.engine.decode import Decode
+from prunevid.engine.fits import refusal
 from prunevid.engine.prefill import Prefill, refuse_uncached
-from prunevid.engine.record import Encoded, Summary, TokenMap
+from prunevid.engine.record import Encoded, Encodings, Summary, TokenMap
 from prunevid.engine.repeats import refuse_interleaved, refuse_mixed
 from prunevid.engine.timing import now
 from prunevid.errors import (
@@ -32,7 +32,7 @@ from prunevid.errors import (
 )
 from prunevid.methods import resolve
 from prunevid.methods.base import Method
-from prunevid.models import Adapter, VideoLayout, adapter_for, base_of
+from prunevid.models import Adapter, VideoLayout, Watch, adapter_for, base_of, watch_tower
 
 # Weak on both sides, so that a model dropped while attached is freed: its own hooks keep the handle alive.
 _ATTACHED: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Pruning]] = weakref.WeakKeyDictionary()
@@ -66,6 +66,7 @@ def attach(
     Raises:
         UnsupportedModelError: the family has no adapter, or this model of it can't be pruned.
         AlreadyAttachedError: a pruning is attached to the model already.
+        UnsupportedError: the method asks for the vision tower, which the family's adapter does not describe.
         ConfigError: a setting is out of range, its layer beyond the model's depth, its positions not to be had, or
             images are to be pruned in a family whose adapter does not describe them.
     """
@@ -87,14 +88,19 @@ class Pruning:
         self.language_model = self.adapter.language_model(self.base)
         first = self.adapter.first_selection_layer(self.base.config)
         self.method = method.for_depth(self.language_model.config.num_hidden_layers, first)
+        refused = refusal(self.method, self.adapter)
+        if refused is not None:
+            raise refused
         _check_layer(self.method, first, self.language_model.config)
         _check_positions(self.method, self.adapter, self.language_model)
-        _check_images(self.method, self.adapter, model)
+        _check_budget(self.method)
+        if self.method.tower is not None:  # raises where the tower has no such layer
+            self.adapter.tower(self.base).attention(self.method.tower.layer)
         self._local = kept(self.base).local
         self._reports = threading.local()
         self._last: Summary | None = None
         self._own_features: dict[str, Any] = {}
-        self._remembered: list[tuple[Any, str, Any, Encoded]] | None = None
+        self._remembered: Encodings | None = None
         self._frames_per_video: int | Sequence[int] | None = None
         self.frames_per_video = frames_per_video
         self._handles: list[Any] = []
@@ -145,8 +151,8 @@ class Pruning:
                 f"frames_per_video is {frames!r}, but a {type(self.model).__name__} is given its videos as videos; "
                 "leave it out."
             )
-        if self._remembered and frames != self._frames_per_video:
-            self._remembered = []  # what was remembered has other layouts
+        if self._remembered is not None and frames != self._frames_per_video:
+            self._remembered.forget()  # what was remembered has other layouts
         self._frames_per_video = frames
 
     @property
@@ -168,12 +174,16 @@ class Pruning:
         return last.maps if last else []
 
     @contextmanager
-    def reuse(self) -> Iterator[None]:
+    def reuse(self, encodings: Encodings | None = None) -> Iterator[None]:
         """In its block, a video whose pixel tensor was seen before (the same object) is not encoded or merged again.
 
         The same is true of images that are pruned.
+
+        Args:
+            encodings: where to look and to remember, to be shared with other prunings of this model (with the same
+                `frames_per_video`); None: what was seen is forgotten after the block.
         """
-        self._remembered = []
+        self._remembered = Encodings() if encodings is None else encodings
         try:
             yield
         finally:
@@ -198,7 +208,7 @@ class Pruning:
             self._handles.append(self.model.register_forward_pre_hook(self._before_model, with_kwargs=True))
         for index in self._late_layers:  # at rest, so that a compiler finds them where they stay
             late = self.language_model.layers[index]
-            self._handles.append(late.register_forward_pre_hook(self._before_late_layer, with_kwargs=True))
+            self._handles.append(late.register_forward_pre_hook(self._before_late_layer(index), with_kwargs=True))
         kept(self.base).renumber(self._handles)
 
     def _video_layouts(self, base: Any, arguments: dict[str, Any], output: Any) -> list[VideoLayout]:
@@ -228,8 +238,11 @@ class Pruning:
             if encoded is None:
                 measure, device = self.method.collect_stats, getattr(pixels, "device", None)
                 start = now(device, measure)
-                output = self._encode(encode, args, kwargs)
+                with self._watching() as seen:
+                    output = self._encode(encode, args, kwargs)
                 encoded = Encoded(layouts(self.base, arguments, output), now(device, measure) - start)
+                if seen is not None:
+                    encoded.views = seen.views(encoded.layouts, arguments)
                 self._remember(pixels, kind, output, encoded)
             if not isinstance(output, tuple):
                 object.__setattr__(output, _LAYOUT, encoded)
@@ -238,6 +251,12 @@ class Pruning:
             return output
 
         self.base.__dict__[name] = recorded
+
+    def _watching(self) -> AbstractContextManager[Watch | None]:
+        """In its block, what the method asks of the vision tower is written down; the features stay the same."""
+        if self.method.tower is None:
+            return nullcontext()
+        return watch_tower(self.adapter, self.base, self.method.tower)
 
     def _encode(self, encode: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The model's own encoding; a feature function that it calls in turn is not recorded."""
@@ -248,16 +267,15 @@ class Pruning:
             self._local.encoding = False
 
     def _recall(self, pixels: Tensor | None, kind: str) -> tuple[Any, Encoded | None]:
-        for known, name, output, encoded in self._remembered or []:
-            if pixels is not None and known() is pixels and name == kind:
-                return copy.copy(output), encoded  # a copy: `generate` repeats the features in place for beams
-        return None, None
+        return (None, None) if self._remembered is None else self._remembered.recall(pixels, self._encoding_key(kind))
 
     def _remember(self, pixels: Tensor | None, kind: str, output: Any, encoded: Encoded) -> None:
-        if self._remembered is not None and pixels is not None:
-            later = Encoded(encoded.layouts, 0.0, encoded.merged)
-            alive = [entry for entry in self._remembered if entry[0]() is not None]
-            self._remembered = [*alive, (weakref.ref(pixels), kind, copy.copy(output), later)]
+        if self._remembered is not None:
+            self._remembered.remember(pixels, self._encoding_key(kind), output, encoded)
+
+    def _encoding_key(self, kind: str) -> tuple[Any, ...]:
+        """What an encoding depends on besides its pixels: what is watched in the tower, and whether images are cut."""
+        return kind, self.method.tower, self.method.prunes_images
 
     def _prefill(self) -> Prefill | None:
         return getattr(self._local, "prefill", None)
@@ -276,13 +294,13 @@ class Pruning:
 
     @property
     def _active(self) -> bool:
-        return self.method.merges or self.method.selection_layer is not None
+        return self.method.acts
 
     @property
     def _late_layers(self) -> range:
         """Layers whose cache holds fewer tokens than that of the layers before, so that they need their own mask."""
-        layer, depth = self.method.selection_layer, len(self.language_model.layers)
-        return range(depth if layer is None or self.method.compresses_cache else layer + 1, depth)
+        layers, depth = self.method.selection_layers, len(self.language_model.layers)
+        return range(depth if not layers or self.method.compresses_cache else layers[0] + 1, depth)
 
     @property
     def _kinds(self) -> dict[str, tuple[str, tuple[str, ...]]]:
@@ -311,7 +329,7 @@ class Pruning:
 
     def _check_prompt(self, arguments: dict[str, Any]) -> None:
         """Refuses what can't be pruned, and warns where images might be frames."""
-        if self.method.selection_layer is not None and self._has_video(arguments):
+        if (self.method.selection_layers or self.method.shrinks_cache) and self._has_video(arguments):
             refuse_uncached(arguments, self.language_model.config)
         if not self._active:
             return
@@ -394,7 +412,7 @@ class Pruning:
         past = kwargs.get("past_key_values")
         if past is None or not getattr(past, "layers", None) or not caches.is_pruned(past.layers[0]):
             return None
-        decode = Decode(self.adapter, module, past, kwargs["inputs_embeds"].shape[1], self._late_layers)
+        decode = Decode(self.method, self.adapter, module, past, kwargs["inputs_embeds"].shape[1], self._late_layers)
         self._local.decode = decode
         return args, decode.start(kwargs)
 
@@ -414,11 +432,16 @@ class Pruning:
         prefill.started = now(device, self.method.collect_stats)
         return prefill.start(kwargs)
 
-    def _before_late_layer(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        decode = getattr(self._local, "decode", None)
-        if decode is None or decode.late is None:
-            return None
-        return args, {**kwargs, "attention_mask": decode.late}
+    def _before_late_layer(self, index: int) -> Callable[..., Any]:
+        """The hook that gives layer `index` its own mask where it needs one."""
+
+        def give(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            decode = getattr(self._local, "decode", None)
+            if decode is None or index not in decode.late:
+                return None
+            return args, {**kwargs, "attention_mask": decode.late[index]}
+
+        return give
 
     def _after_language_model(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Closes what `_before_language_model` opened, after an exception too (`output` is None then)."""
@@ -453,10 +476,18 @@ def _attached_to(base: nn.Module) -> Pruning | None:
 
 def _check_layer(method: Method, first: int, config: Any) -> None:
     """Refuses a selection layer that the model does not have, and decoders that attend in a window."""
-    layer, depth = method.selection_layer, config.num_hidden_layers
-    if layer is not None and not first <= layer < depth:
-        raise ConfigError(f"pruning_layer is {layer}, but this model's layers allow {first} to {depth - 1}.")
-    if "sliding_attention" in (getattr(config, "layer_types", None) or []) and (layer is not None or method.merges):
+    layers, depth = method.selection_layers, config.num_hidden_layers
+    for layer in layers:
+        if not first <= layer < depth:
+            name = "pruning_layer" if method.name == "prunevid" else f"the layer after which {method.name!r} chooses"
+            raise ConfigError(f"{name} is {layer}, but this model's layers allow {first} to {depth - 1}.")
+    revised = method.revision_layer
+    if revised is not None and not 0 <= revised < depth:
+        raise ConfigError(
+            f"the layer after which {method.name!r} revises what is seen is {revised}, but this model's layers allow 0 "
+            f"to {depth - 1}."
+        )
+    if "sliding_attention" in (getattr(config, "layer_types", None) or []) and method.acts:
         raise UnsupportedModelError(
             "This model attends in a sliding window, which pruning can't shorten; load it with "
             "use_sliding_window=False."
@@ -465,26 +496,22 @@ def _check_layer(method: Method, first: int, config: Any) -> None:
 
 def _check_positions(method: Method, adapter: Adapter, language_model: Any) -> None:
     """Refuses positions after the merge that the model can't be given."""
-    if not method.merges:
-        return
-    if method.positions == "renumber" and adapter.positions == "mrope":
-        raise ConfigError(
-            "positions is 'renumber', but this model places its tokens by time, row and column, which can't be counted "
-            "anew; choose 'keep' or 'auto'."
-        )
-    if method.positions == "keep" and adapter.positions == "1d" and not hasattr(language_model, "rotary_emb"):
+    kept = method.merges and method.position_scheme == "keep" and adapter.positions == "1d"
+    if kept and not hasattr(language_model, "rotary_emb"):
         raise ConfigError(
             "positions is 'keep', but this model's decoder has no rotary_emb that could be given them; choose "
             "'renumber' or 'auto'."
         )
 
 
-def _check_images(method: Method, adapter: Adapter, model: nn.Module) -> None:
-    """Refuses to prune the images of a family whose adapter does not describe them."""
-    if method.prunes_images and adapter.image_function is None and not adapter.frames_as_images:
-        raise ConfigError(
-            f"prune_images is True, but the adapter of {type(model).__name__} describes no images; leave it out."
-        )
+def _check_budget(method: Method) -> None:
+    """Refuses a budget where nothing is pruned that could meet it."""
+    given = {"retention_ratio": method.retention_ratio, "retention_tokens": method.retention_tokens}
+    if method.merges or method.selection_layers or method.shrinks_cache:
+        return
+    for name, value in given.items():
+        if value is not None and (name, value) != ("retention_ratio", 1):
+            raise ConfigError(f"{name} is {value}, but the method {method.label!r} prunes nothing here; leave it out.")
 
 
 @functools.cache

@@ -27,6 +27,8 @@ class _Pruned(CacheLayerMixin):
     shift: (B, 1) int64, how far positions of later tokens move down (families that renumber); None where they don't.
     intact: tokens held that can't be cropped, because removed tokens lie among or before them.
     band: layers of the same number hold the same tokens and need the same mask.
+    watch: what `Method.revise` goes by, each (B, P) over the tokens that the prompt left: "visual" and "shown",
+        boolean, and "attention", float32; None where nothing is revised.
     guided: whether an attached model mends the masks and positions of the pass that is running.
     """
 
@@ -36,6 +38,7 @@ class _Pruned(CacheLayerMixin):
     intact: int
     band: int
     guided: bool
+    watch: dict[str, Tensor] | None = None
 
     def update(self, *args: Any, **kwargs: Any) -> Any:
         """See `Cache.update`.
@@ -85,6 +88,8 @@ class _Pruned(CacheLayerMixin):
             self.visible = change(self.visible)
         if self.shift is not None:
             self.shift = change(self.shift)
+        if self.watch is not None:
+            self.watch = {name: change(state) for name, state in self.watch.items()}
 
 
 class PrunedDynamicLayer(_Pruned, DynamicLayer):
@@ -121,8 +126,12 @@ _KINDS: dict[type, type] = {DynamicLayer: PrunedDynamicLayer, StaticLayer: Prune
 _ORIGINALS: dict[type, type] = {pruned: original for original, pruned in _KINDS.items()}
 
 
-def check_cache(cache: Any) -> None:
+def check_cache(cache: Any, growing: bool = False) -> None:
     """Refuses caches that can't be compressed, before anything is changed.
+
+    Args:
+        cache: a transformers cache, or None.
+        growing: whether a cache of fixed size won't do.
 
     Raises:
         UnsupportedError: quantised, offloaded, sliding-window or foreign layers.
@@ -136,6 +145,10 @@ def check_cache(cache: Any) -> None:
     kinds = {type(layer) for layer in cache.layers}
     if not kinds and getattr(cache, "layer_class_to_replicate", None) is not None:
         kinds = {cache.layer_class_to_replicate}
+    if growing and any(issubclass(kind, StaticLayer) for kind in kinds):
+        raise UnsupportedError(
+            "A method that revises what layers see at every new token needs a cache that grows; use DynamicCache."
+        )
     foreign = sorted(kind.__name__ for kind in kinds if kind not in _KINDS and kind not in _ORIGINALS)
     if foreign:
         raise UnsupportedError(
@@ -172,7 +185,7 @@ def mark(layer: Any, removed: int, visible: Tensor | None, shift: Tensor | None,
 def plain(layer: Any) -> None:
     """Undoes `mark`."""
     layer.__class__ = _ORIGINALS.get(type(layer), type(layer))
-    for name in ("removed", "visible", "shift", "intact", "band", "guided"):
+    for name in ("removed", "visible", "shift", "intact", "band", "guided", "watch"):
         if name in vars(layer):
             delattr(layer, name)
 
@@ -196,6 +209,17 @@ def gather_tokens(layer: Any, index: Tensor) -> None:
             setattr(layer, name, chosen)
     if static:
         layer.cumulative_length.fill_(kept)
+
+
+def put_tokens(layer: Any, keys: Tensor, values: Tensor) -> None:
+    """Replaces what a layer holds by (B, H, n, d) keys and values, n at most what it held."""
+    for name, states in (("keys", keys), ("values", values)):
+        if isinstance(layer, StaticLayer):
+            getattr(layer, name)[:, :, : states.shape[2]] = states
+        else:
+            setattr(layer, name, states)
+    if isinstance(layer, StaticLayer):
+        layer.cumulative_length.fill_(keys.shape[2])
 
 
 def token_bytes(cache: Any) -> int:

@@ -3,26 +3,29 @@
 
 from __future__ import annotations
 
-import threading
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from prunevid.engine.cache import is_pruned
+from prunevid.engine.hooks import OwnHooks
 from prunevid.engine.masks import decode_mask, decode_padding, static_decode_mask
+from prunevid.engine.revising import Reviser
+from prunevid.methods.base import Method
 from prunevid.models.base import Adapter
 
 
 class Decode:
     """One forward pass of one thread over a pruned cache (one new token, or the text of a further turn)."""
 
-    def __init__(self, adapter: Adapter, language_model: Any, cache: Any, queries: int, asking: range):
-        """`asking`: layers that ask for `late`, the mask of their own, by hooks which were there before."""
-        self.adapter, self.language_model, self.cache, self.queries = adapter, language_model, cache, queries
-        self.asking = asking
-        self.handles: list[Any] = []
-        self.late: Any = None
+    def __init__(self, method: Method, adapter: Adapter, language_model: Any, cache: Any, queries: int, asking: range):
+        """`asking`: layers that ask for their mask in `late` by hooks which were there before."""
+        self.method, self.adapter, self.language_model = method, adapter, language_model
+        self.cache, self.queries, self.asking = cache, queries, asking
+        self.hooks: OwnHooks | None = None
+        self.late: dict[int, Any] = {}
 
     def start(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The language model's keyword arguments with mask and positions mended."""
@@ -35,6 +38,7 @@ class Decode:
                 positions = torch.arange(self.queries, device=hidden.device)[None] + first.get_seq_length()
             positions = positions - first.shift.to(positions.device)
         self._mask_later_layers(hidden, mask)
+        self._revise(mask)
         self._guide(True)
         return {**kwargs, "attention_mask": self._mask(first, hidden, mask), "position_ids": positions}
 
@@ -47,37 +51,56 @@ class Decode:
     def _mask_later_layers(self, hidden: Tensor, mask: Any) -> None:
         """Where early layers were not compressed, later ones hold fewer tokens and need a mask of their own."""
         layers = self.cache.layers
-        first = layers[0]
-        other = [i for i, layer in enumerate(layers) if layer.band != first.band]
-        if not other:
-            return
-        layer = layers[other[0]]
-        if hasattr(layer, "max_cache_len"):
-            made = static_decode_mask(self.language_model, hidden, layer)
-        else:
-            made = decode_mask(self.language_model, hidden, layer, decode_padding(layer, mask, self.queries))
-        if other == list(self.asking):
-            self.late = made
-        else:
-            self._hook(other, made)
+        others: dict[int, list[int]] = {}
+        for index, layer in enumerate(layers):
+            if layer.band != layers[0].band:
+                others.setdefault(layer.band, []).append(index)
+        for indices in others.values():
+            layer = layers[indices[0]]
+            if hasattr(layer, "max_cache_len"):
+                made = static_decode_mask(self.language_model, hidden, layer)
+            else:
+                made = decode_mask(self.language_model, hidden, layer, decode_padding(layer, mask, self.queries))
+            self.late |= dict.fromkeys(indices, made)
+        for index, made in self.late.items():
+            if index not in self.asking:
+                self._give(index, made)
 
-    def _hook(self, layers: list[int], mask: Any) -> None:
+    def _give(self, index: int, made: Any) -> None:
         """For a cache that another attached method has made (a compiler can't follow this)."""
-        thread = threading.get_ident()
 
-        def own(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            return (args, {**kwargs, "attention_mask": mask}) if threading.get_ident() == thread else None
+        def give(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            return args, {**kwargs, "attention_mask": made}
 
-        for index in layers:
-            late = self.language_model.layers[index]
-            self.handles.append(late.register_forward_pre_hook(own, with_kwargs=True))
+        self._hook(self.language_model.layers[index].register_forward_pre_hook, give, with_kwargs=True)
+
+    def _revise(self, mask: Any) -> None:
+        """Arms what a method shows later layers at a new token."""
+        index = self.method.revision_layer
+        layers = self.language_model.layers
+        if index is None or self.queries != 1 or index + 1 >= len(layers) or self.cache.layers[index].watch is None:
+            return
+        reviser = Reviser(self.method, self.adapter, self.language_model, self.cache, index)
+        queries, _ = self.adapter.projections(layers[index].self_attn)
+        self._hook(layers[index].register_forward_pre_hook, reviser.see_layer, with_kwargs=True)
+        self._hook(queries.register_forward_hook, reviser.see_queries)
+
+        def show(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            hidden = args[0] if args else kwargs["hidden_states"]
+            return args, {**kwargs, "attention_mask": reviser.mask(hidden, mask)}
+
+        for late in layers[index + 1 :]:
+            self._hook(late.register_forward_pre_hook, show, with_kwargs=True)
+
+    def _hook(self, register: Callable[..., Any], hook: Callable[..., Any], **options: Any) -> None:
+        self.hooks = self.hooks or OwnHooks()
+        self.hooks.add(register, hook, **options)
 
     def disarm(self) -> None:
         """Removes every hook of this forward pass."""
         self._guide(False)
-        for handle in self.handles:
-            handle.remove()
-        self.handles.clear()
+        if self.hooks is not None:
+            self.hooks.remove()
 
     def _guide(self, running: bool) -> None:
         for layer in self.cache.layers:

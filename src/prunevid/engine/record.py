@@ -3,15 +3,20 @@
 
 from __future__ import annotations
 
+import copy
+import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from prunevid.core import MergedVideo
 from prunevid.engine.rows import RowPlan
+from prunevid.methods.base import TowerView
 from prunevid.models.base import VideoLayout
-from prunevid.stats import flops_ratio, row_stats
+from prunevid.stats import decoder_flops, row_stats
 
 
 @dataclass
@@ -21,6 +26,40 @@ class Encoded:
     layouts: list[VideoLayout]  # in the order of the placeholders
     milliseconds: float
     merged: dict[tuple[Any, int], MergedVideo | None] = field(default_factory=dict)  # by method and video
+    views: list[TowerView] | None = None  # of each video, where the method asks for them
+
+
+class Encodings:
+    """Encoder outputs by their pixel tensors (the same objects), for as long as those live.
+
+    Prunings of one model may share them, one after the other.
+
+    Args:
+        keep_merged: whether what stage 1 made of a video is remembered too.
+    """
+
+    def __init__(self, keep_merged: bool = True):
+        self._keep_merged = keep_merged
+        self._known: list[tuple[Any, Any, Any, Encoded]] = []
+
+    def recall(self, pixels: Tensor | None, key: Any) -> tuple[Any, Encoded | None]:
+        """What was remembered of these pixels under a key: the output and its description, or (None, None)."""
+        for known, name, output, encoded in self._known:
+            if pixels is not None and known() is pixels and name == key:
+                merged = encoded.merged if self._keep_merged else {}
+                # A copy: `generate` repeats the features in place for beams.
+                return copy.copy(output), Encoded(encoded.layouts, 0.0, merged, encoded.views)
+        return None, None
+
+    def remember(self, pixels: Tensor | None, key: Any, output: Any, encoded: Encoded) -> None:
+        """Writes an encoder's output down; without pixels it can't be found again, and nothing is written."""
+        if pixels is not None:
+            alive = [entry for entry in self._known if entry[0]() is not None]
+            self._known = [*alive, (weakref.ref(pixels), key, copy.copy(output), encoded)]
+
+    def forget(self) -> None:
+        """Forgets everything."""
+        self._known.clear()
 
 
 @dataclass
@@ -29,14 +68,71 @@ class TokenMap:
 
     layout: the grid; `layout.image` tells an image from a video.
     merged: stage 1's result, or None where the video passed whole (every cell its own token).
-    kept: (k,) int64, merged tokens that stage 2 kept, ascending; None where it did not act.
-    scores: (n,) float32, stage 2's scores in the numbering of the merged tokens; None where it did not act.
+    kept: (k,) int64, merged tokens that the choices inside the model kept, ascending; None where none was made.
+    scores: (n,) float32, the scores of the last choice that a merged token took part in; None where none was scored.
+    joined: (n,) int64, the kept token that each merged token is or went into, -1 where it was dropped; None
+        where no choice was made.
+    steps: what `joined` was after each choice, the last one included.
     """
 
     layout: VideoLayout
     merged: MergedVideo | None
     kept: Tensor | None = None
     scores: Tensor | None = None
+    joined: Tensor | None = None
+    steps: list[Tensor] = field(default_factory=list)
+
+    def choose(self, place: Tensor, scores: Tensor | None) -> None:
+        """Writes one choice down.
+
+        Args:
+            place: (n,) int64, the merged token that each one is or goes into now, -1 where it is gone.
+            scores: (n,) float32, -inf for tokens that took no part; or None.
+        """
+        before = self.joined
+        self.joined = place if before is None else torch.where(before < 0, before, place[before.clamp(min=0)])
+        self.steps.append(self.joined)
+        self.kept = (self.joined == torch.arange(len(place), device=place.device)).nonzero()[:, 0]
+        if scores is not None:
+            old = self.scores
+            self.scores = scores if old is None else torch.where(scores.isneginf(), old.to(scores.device), scores)
+
+    @property
+    def after_choices(self) -> list[int]:
+        """How many tokens were left after each choice."""
+        own = torch.arange(self.tokens)
+        return [int((step.cpu() == own).sum()) for step in self.steps]
+
+    @property
+    def destination(self) -> Tensor:
+        """(T * N,) int64 on the CPU: the merged token that stands for every cell in the end, -1 where there is none."""
+        cells = torch.arange(self.layout.cells) if self.merged is None else self.merged.assignment.cpu()
+        if self.joined is None:
+            return cells
+        return torch.where(cells < 0, cells, self.joined.cpu()[cells.clamp(min=0)])
+
+    @property
+    def scene_tokens(self) -> list[int]:
+        """Tokens of each scene after stage 1; one scene where nothing was merged."""
+        if self.merged is None:
+            return [self.layout.cells]
+        return [still + moving for still, moving in zip(self.merged.static_sizes, self.merged.dynamic_sizes)]
+
+    def describe(self) -> list[dict[str, int]]:
+        """How the tokens are divided: of each scene its frames, static and dynamic tokens, and how many were chosen."""
+        if self.merged is None:
+            rows = [{"frames": self.layout.frames, "static": 0, "dynamic": self.layout.cells}]
+        else:
+            columns = zip(self.merged.scene_lengths, self.merged.static_sizes, self.merged.dynamic_sizes)
+            rows = [{"frames": n, "static": still, "dynamic": moving} for n, still, moving in columns]
+        kept = torch.arange(self.tokens) if self.kept is None else self.kept.cpu()
+        start = 0
+        for row in rows:
+            middle, end = start + row["static"], start + row["static"] + row["dynamic"]
+            row["chosen_static"] = int(((kept >= start) & (kept < middle)).sum())
+            row["chosen_dynamic"] = int(((kept >= middle) & (kept < end)).sum())
+            start = end
+        return rows
 
     @property
     def tokens(self) -> int:
@@ -46,10 +142,16 @@ class TokenMap:
 
 @dataclass
 class RowRecord:
-    """Counts of one row of a prefill."""
+    """Counts of one row of a prefill.
+
+    after_choices: tokens of the whole row after each choice.
+    removed_from_cache: visual tokens that each layer's cache lost besides.
+    """
 
     plan: RowPlan
     maps: list[TokenMap]
+    after_choices: list[int] = field(default_factory=list)
+    removed_from_cache: int = 0
 
     @property
     def removed_by_merge(self) -> int:
@@ -70,12 +172,22 @@ class Summary:
     maps: list[list[TokenMap]]
 
 
+def tokens_by_layer(record: RowRecord, layers: Sequence[int], depth: int) -> list[int]:
+    """Tokens of the whole row that each of `depth` decoder layers processes, choices being made after `layers`."""
+    tokens, found = record.plan.tokens - record.removed_by_merge, []
+    choices = dict(zip(layers, record.after_choices))
+    for layer in range(depth):
+        found.append(tokens)
+        tokens = choices.get(layer, tokens)
+    return found
+
+
 def report(
     record: RowRecord,
     config: Any,
-    layer: int | None,
-    token_bytes: int,
-    held_bytes: int,
+    layers: Sequence[int],
+    compressed: bool,
+    cache_token_bytes: int,
     milliseconds: dict[str, float],
 ) -> dict[str, dict[str, Any]]:
     """The stats dictionary of one row (the keys are a contract, see `prunevid.stats.row_stats`).
@@ -83,28 +195,29 @@ def report(
     Args:
         record: the row.
         config: the language model's config, for the FLOPs formula.
-        layer: selection layer, or None where stage 2 did not act on this row.
-        token_bytes: bytes of one token in the whole cache.
-        held_bytes: bytes that the row's tokens take in the cache after the prefill.
+        layers: selection layers that acted on this row.
+        compressed: whether the cache of early layers was reduced with every choice.
+        cache_token_bytes: bytes of one token in the whole cache.
         milliseconds: of the whole batch.
     """
-    tokens, visual = record.plan.tokens, record.plan.visual
-    merged = tokens - record.removed_by_merge
-    kept = merged - record.removed_by_choice
+    tokens, visual, depth = record.plan.tokens, record.plan.visual, config.num_hidden_layers
+    removed, gone = record.removed_by_merge, record.removed_by_choice
+    by_layer = tokens_by_layer(record, layers, depth)
+    held = (tokens - removed - gone) * depth if compressed else sum(by_layer)
+    held -= record.removed_from_cache * depth
+    flops = [decoder_flops(count, config.hidden_size, config.intermediate_size) for count in (*by_layer, tokens)]
     static = sum(sum(item.merged.static_sizes) for item in record.maps if item.merged is not None)
     scenes = sum(len(item.merged.scene_lengths) for item in record.maps if item.merged is not None)
-    ratio = flops_ratio(
-        tokens, merged, kept, config.num_hidden_layers, layer, config.hidden_size, config.intermediate_size
-    )
     return row_stats(
         original=visual,
-        merged=visual - record.removed_by_merge,
-        kept=visual - record.removed_by_merge - record.removed_by_choice,
+        merged=visual - removed,
+        kept=visual - removed - gone,
+        held=visual - removed - gone - record.removed_from_cache,
         static=static,
         scenes=scenes,
-        selection_layer=layer,
-        original_bytes=tokens * token_bytes,
-        compressed_bytes=held_bytes,
-        flops_ratio=ratio,
+        selection_layer=layers[-1] if layers else None,
+        original_bytes=tokens * cache_token_bytes,
+        compressed_bytes=held * (cache_token_bytes // depth),
+        flops_ratio=sum(flops[:-1]) / (depth * flops[-1]) if tokens else 1.0,
         milliseconds=milliseconds,
     )

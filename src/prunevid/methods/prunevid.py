@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+import dataclasses
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from prunevid.config import DefaultLayer, PruneVidConfig
-from prunevid.core import MergedVideo, merge_video, question_scores, select_by_group, select_top
-from prunevid.methods.base import Attention, Method
+from prunevid.core import MergedVideo, merge_video, question_scores, select_by_group, select_top, share_out
+from prunevid.methods.base import Choice, Choosing, Method, Video, top_tokens
+from prunevid.methods.budget import Split, expanded_split
 
 
 @dataclass(frozen=True)
@@ -27,16 +29,16 @@ class PruneVid(Method):
         return self.config.enable_stage1
 
     @property
-    def selection_layer(self) -> int | None:
-        """See `Method.selection_layer`."""
-        return self.config.pruning_layer if self.config.enable_stage2 else None
+    def selection_layers(self) -> tuple[int, ...]:
+        """See `Method.selection_layers`."""
+        return (self.config.pruning_layer,) if self.config.enable_stage2 else ()
 
     def for_depth(self, depth: int, first: int = 0) -> PruneVid:
         """See `Method.for_depth`: a layer that was not given is scaled to the model."""
         layer = self.config.pruning_layer
         if not isinstance(layer, DefaultLayer):
             return self
-        return replace(self, config=self.config.replace(pruning_layer=layer.for_depth(depth, first)))
+        return dataclasses.replace(self, config=self.config.replace(pruning_layer=layer.for_depth(depth, first)))
 
     @property
     def compresses_cache(self) -> bool:
@@ -54,9 +56,9 @@ class PruneVid(Method):
         return self.config.token_order
 
     @property
-    def positions(self) -> Literal["auto", "renumber", "keep"]:
-        """See `Method.positions`."""
-        return self.config.positions
+    def position_scheme(self) -> Literal["auto", "renumber", "keep"]:
+        """See `Method.position_scheme`."""
+        return self.config.positions if self.positions == "auto" else self.positions
 
     @property
     def collect_stats(self) -> bool:
@@ -68,21 +70,33 @@ class PruneVid(Method):
         """See `Method.verbose`."""
         return self.config.verbose
 
-    def merge(self, features: Tensor) -> MergedVideo | None:
+    def merge(self, video: Video) -> MergedVideo | None:
         """Stage 1 (paper section 3.2)."""
         if not self.config.enable_stage1:
             return None
         return merge_video(
-            features,
+            video.features,
             tau=self.config.tau,
             cluster_ratio=self.config.cluster_ratio,
             segment_ratio=self.config.temporal_segment_ratio,
             k=self.config.dpc_knn_k,
             static_frame=self.config.static_position,
+            budget=video.budget,
         )
 
-    def score(self, attention: Attention) -> Tensor:
-        """Stage 2's scores (paper section 3.3): how much the question attends to each visual token."""
+    def choose(self, choosing: Choosing) -> Choice:
+        """Stage 2 (paper section 3.3): the top share of every group, or of all, by the question's attention."""
+        scores = self._scores(choosing)
+        group = choosing.group.to(scores.device)
+        if choosing.quota is not None:
+            return Choice(self._within_quota(choosing, scores, choosing.quota), scores)
+        if self.config.keep_scope == "global":
+            return Choice(select_top(scores, self.config.keep_ratio), scores)
+        return Choice(select_by_group(scores, group, self.config.keep_ratio), scores)
+
+    def _scores(self, choosing: Choosing) -> Tensor:
+        """(n,) float32: how much the question attends to each visual token."""
+        attention = choosing.attention
         queries, keys = attention.rotate() if self.config.score_rope else (attention.queries, attention.keys)
         key_mask = None
         if self.config.score_causal:
@@ -92,12 +106,42 @@ class PruneVid(Method):
             queries, keys, attention.visual, aggregation=self.config.attention_aggregation, key_mask=key_mask
         )
 
-    def select(self, scores: Tensor, group: Tensor) -> Tensor:
-        """Stage 2's choice: the top share of every group, or of all."""
+    def _within_quota(self, choosing: Choosing, scores: Tensor, quota: list[int]) -> Tensor:
+        """The best tokens of every group, its share of a video's quota being its share of the video's tokens."""
+        video = choosing.video.to(scores.device)
         if self.config.keep_scope == "global":
-            return select_top(scores, self.config.keep_ratio)
-        return select_by_group(scores, group, self.config.keep_ratio)
+            return top_tokens(scores, video, quota)
+        _, number, sizes = choosing.group.to(scores.device).unique(return_inverse=True, return_counts=True)
+        owners = torch.empty(2, len(sizes), dtype=torch.long, device=scores.device)
+        owners[:, number] = torch.stack([video, choosing.scene.to(scores.device)])
+        of_video, of_scene, counts = torch.cat([owners, sizes[None]]).tolist()
+        shares = [0] * len(counts)
+        for index, allowed in enumerate(quota):
+            scenes = sorted({scene for own, scene in zip(of_video, of_scene) if own == index})
+            members = [[i for i, scene in enumerate(of_scene) if scene == one] for one in scenes]
+            totals = [sum(counts[i] for i in group) for group in members]
+            for group, total in zip(members, share_out(allowed, totals, least=[1] * len(totals))):
+                for i, share in zip(group, share_out(total, [counts[i] for i in group])):
+                    shares[i] = share
+        return top_tokens(scores, number, shares)
+
+    def split(self, cells: int, frames: int, depth: int) -> Split:
+        """See `Method.split`: the merge leaves so many that the choice keeps `keep_ratio` of them."""
+        allowed, config = self.budget(cells), self.config
+        if allowed is None or not (config.enable_stage1 and config.enable_stage2):
+            return super().split(cells, frames, depth)
+
+        if not self.average_over_layers:
+            merged = round(allowed / config.keep_ratio) if config.keep_ratio else cells
+            return Split(min(cells, max(allowed, merged)), (allowed,))
+        keep = config.keep_ratio or 1 / cells  # nothing kept is no share that a merge could be worked out from
+        merged, chosen = expanded_split(cells, allowed, keep, config.pruning_layer, depth)
+        return Split(merged, (chosen,))
 
     def replace(self, **overrides: Any) -> PruneVid:
-        """A copy with some settings of its config changed."""
-        return PruneVid(self.config.replace(**overrides))
+        """A copy with some settings of its config, or of its budget, changed."""
+        settings = {field.name for field in dataclasses.fields(self.config)}
+        budget = {field.name for field in dataclasses.fields(Method)} - settings
+        own = {name: value for name, value in overrides.items() if name in budget}
+        rest = {name: value for name, value in overrides.items() if name not in budget}
+        return dataclasses.replace(self, config=self.config.replace(**rest), **own)

@@ -15,6 +15,7 @@ from prunevid.models.llava_onevision import LlavaOnevision
 from prunevid.models.qwen3_vl import Qwen3VL
 from prunevid.models.qwen_vl import QwenVL
 from prunevid.models.smolvlm import SmolVLM
+from prunevid.models.towers import Tower, Watch, watch_tower
 from prunevid.models.video_llama_3 import VideoLlama3
 from prunevid.models.video_llava import VideoLlava
 
@@ -46,6 +47,11 @@ def adapter_for(model: Any) -> Adapter:
     return _ADAPTERS[model_type]
 
 
+def adapter_of(model_type: str) -> Adapter:
+    """The adapter of one of the `supported` model types."""
+    return _ADAPTERS[model_type]
+
+
 def unknown(model_type: Any, what: str) -> UnsupportedModelError:
     """The error for a model type without an adapter: names those that have one, the nearest, and the page to read."""
     near = difflib.get_close_matches(str(model_type), supported(), n=1, cutoff=0.5)
@@ -70,6 +76,12 @@ def table() -> str:
     return "\n".join(lines)
 
 
+def tower_table() -> str:
+    """What the vision tower's attention to a cell is in every family, in Markdown (`docs/models.md` holds it)."""
+    lines = ["| model type | attention that a cell gets |", "|---|---|"]
+    return "\n".join([*lines, *(f"| `{name}` | {_ADAPTERS[name].salience} |" for name in supported())])
+
+
 def base_of(model: Any) -> Any:
     """The innermost module that joins vision and language (`model.model`), also under wrappers such as PEFT's.
 
@@ -92,11 +104,16 @@ for _family in (QwenVL, Qwen3VL, LlavaOnevision, LlavaNextVideo, VideoLlava, Int
 __all__ = [
     "Adapter",
     "Shortening",
+    "Tower",
     "VideoLayout",
+    "Watch",
     "adapter_for",
+    "adapter_of",
     "base_of",
     "register",
     "supported",
     "table",
+    "tower_table",
     "unknown",
+    "watch_tower",
 ]

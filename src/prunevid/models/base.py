@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from prunevid.errors import UnsupportedError
+from prunevid.models.towers import Tower
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ class Adapter(ABC):
         token_order: what `token_order="auto"` means for the family.
         equal_frames: whether the family's processor needs the same number of frames in all videos of a batch.
         contiguous: whether the tokens of a video stand in one unbroken run (needed for the order "merged").
+        salience: what the attention of a cell in the vision tower is, for tables.
     """
 
     model_types: ClassVar[frozenset[str]]
@@ -112,6 +114,7 @@ class Adapter(ABC):
     positions: ClassVar[Literal["mrope", "1d"]] = "1d"
     token_order: ClassVar[Literal["merged", "raster"]] = "merged"
     contiguous: ClassVar[bool] = True
+    salience: ClassVar[str] = "not known"
 
     @abstractmethod
     def layouts(self, base: Any, arguments: dict[str, Any], output: Any) -> list[VideoLayout]:
@@ -180,6 +183,30 @@ class Adapter(ABC):
     def first_selection_layer(self, config: Any) -> int:
         """The lowest layer after which tokens may go; `config` is the whole model's."""
         return 0
+
+    @property
+    def limits_layers(self) -> bool:
+        """Whether tokens may not go after every layer of the family's models."""
+        return type(self).first_selection_layer is not Adapter.first_selection_layer
+
+    @property
+    def describes_tower(self) -> bool:
+        """Whether the adapter says where the vision tower is."""
+        return type(self).tower is not Adapter.tower
+
+    def tower(self, base: Any) -> Tower:
+        """The vision tower that the feature function runs.
+
+        Args:
+            base: the base model (`model.model`).
+
+        Raises:
+            UnsupportedError: it is not known.
+        """
+        raise UnsupportedError(
+            f"{type(self).__name__} does not say where the vision tower of a {type(base).__name__} is; override its "
+            "method tower, or take a method that does not ask for the vision tower."
+        )
 
     def shorten(self, arguments: dict[str, Any], merge: Shortening) -> dict[str, Any]:
         """What else the language model is given for every token, shortened as its tokens were.

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from prunevid.models.base import Adapter, VideoLayout, first_pixels
 from prunevid.models.frames import picture_layouts
+from prunevid.models.towers import PictureTower, Tower, mean_pool
 
 
 class InternVL(Adapter):
@@ -33,6 +34,7 @@ class InternVL(Adapter):
     pixels: ClassVar[str] = "pixel_values"
     frames_as_images: ClassVar[bool] = True
     contiguous: ClassVar[bool] = False
+    salience: ClassVar[str] = "from the class token; cells are means over 2 x 2 patches"
     equal_frames: ClassVar[bool] = True
 
     def video_token_id(self, config: Any) -> int:
@@ -49,3 +51,7 @@ class InternVL(Adapter):
         side = int(vision.image_size[0] // vision.patch_size[0] * base.config.downsample_ratio)
         pictures = int(first_pixels(arguments).shape[0])
         return picture_layouts(pictures, side, side, arguments.get("frames_per_video"))
+
+    def tower(self, base: Any) -> Tower:
+        """See `Adapter.tower`."""
+        return PictureTower(base.vision_tower, mean_pool(int(1 / base.config.downsample_ratio)))

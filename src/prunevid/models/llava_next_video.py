@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from prunevid.models.base import Adapter, VideoLayout, stacked_frames
 from prunevid.models.tiles import image_sizes, tiled_layouts
+from prunevid.models.towers import PictureTower, Tower, mean_pool
 
 
 class LlavaNextVideo(Adapter):
@@ -19,6 +20,7 @@ class LlavaNextVideo(Adapter):
         "llava-hf/LLaVA-NeXT-Video-34B-hf",
     )
     arrangement: ClassVar[str] = "one run of T * (g // stride)^2 tokens"
+    salience: ClassVar[str] = "from the class token; cells are means over stride x stride patches"
     equal_frames: ClassVar[bool] = True
     image_function: ClassVar[str | None] = "get_image_features"
 
@@ -28,6 +30,10 @@ class LlavaNextVideo(Adapter):
         side = vision.image_size // vision.patch_size // base.config.spatial_pool_stride
         videos, frames = stacked_frames(arguments)
         return [VideoLayout(frames, side, side)] * videos
+
+    def tower(self, base: Any) -> Tower:
+        """See `Adapter.tower`."""
+        return PictureTower(base.vision_tower, mean_pool(base.config.spatial_pool_stride))
 
     def image_layouts(self, base: Any, arguments: dict[str, Any], output: Any) -> list[VideoLayout]:
         """See `Adapter.image_layouts`: two views an image."""

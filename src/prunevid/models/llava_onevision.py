@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from prunevid.models.base import Adapter, VideoLayout, stacked_frames
 from prunevid.models.tiles import image_sizes, tiled_layouts
+from prunevid.models.towers import PictureTower, Tower, bilinear_pool
 
 
 class LlavaOnevision(Adapter):
@@ -24,6 +25,7 @@ class LlavaOnevision(Adapter):
         "llava-hf/llava-onevision-qwen2-72b-ov-hf",
     )
     arrangement: ClassVar[str] = "one run of T * ceil(g / 2)^2 tokens, then one newline, which is never pruned"
+    salience: ClassVar[str] = "mean over the frame's patches; cells pooled as the features are (bilinear)"
     equal_frames: ClassVar[bool] = True
     image_function: ClassVar[str | None] = "get_image_features"
 
@@ -33,6 +35,10 @@ class LlavaOnevision(Adapter):
         side = math.ceil(vision.image_size // vision.patch_size / 2)
         videos, frames = stacked_frames(arguments)
         return [VideoLayout(frames, side, side, tail=1)] * videos
+
+    def tower(self, base: Any) -> Tower:
+        """See `Adapter.tower`."""
+        return PictureTower(base.vision_tower, bilinear_pool(2))
 
     def image_layouts(self, base: Any, arguments: dict[str, Any], output: Any) -> list[VideoLayout]:
         """See `Adapter.image_layouts`: two views of a row's only image; one and a newline of each of several."""

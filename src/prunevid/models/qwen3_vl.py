@@ -32,6 +32,7 @@ class Qwen3VL(QwenVL):
     }
     arrangement: ClassVar[str] = "T runs of H * W / 4 tokens, each behind its time stamp"
     contiguous: ClassVar[bool] = False
+    salience: ClassVar[str] = "mean over the patches of one step of the grid; cells are means over 2 x 2 patches"
 
     def first_selection_layer(self, config: Any) -> int:
         """The layer after which the last deepstack features are added."""

@@ -6,8 +6,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+from torch import Tensor
+
 from prunevid.errors import UnsupportedError
 from prunevid.models.base import Adapter, VideoLayout
+from prunevid.models.towers import PackedTower, Tower, mean_pool
 
 
 class QwenVL(Adapter):
@@ -30,6 +33,10 @@ class QwenVL(Adapter):
     image_function: ClassVar[str | None] = "get_image_features"
     positions: ClassVar[Literal["mrope", "1d"]] = "mrope"
     token_order: ClassVar[Literal["merged", "raster"]] = "raster"
+    salience: ClassVar[str] = (
+        "mean over the patches of one step of the grid (Qwen2.5-VL outside its full-attention layers: only those of "
+        "the same window attend, the others count as zero); cells are means over 2 x 2 patches"
+    )
 
     def layouts(self, base: Any, arguments: dict[str, Any], output: Any) -> list[VideoLayout]:
         """See `Adapter.layouts`."""
@@ -38,6 +45,17 @@ class QwenVL(Adapter):
     def image_layouts(self, base: Any, arguments: dict[str, Any], output: Any) -> list[VideoLayout]:
         """See `Adapter.image_layouts`."""
         return _grids(base, arguments, "image")
+
+    def tower(self, base: Any) -> Tower:
+        """See `Adapter.tower`; a tower with windows has its merge blocks window by window."""
+        visual = base.visual
+        merge = int(visual.spatial_merge_size)
+
+        def order(arguments: dict[str, Any]) -> Tensor:
+            return _window_order(visual, arguments)
+
+        windows = order if hasattr(visual, "fullatt_block_indexes") else None
+        return PackedTower(visual, mean_pool, lambda arguments, layouts: [merge] * len(layouts), windows)
 
 
 def _grids(base: Any, arguments: dict[str, Any], kind: str) -> list[VideoLayout]:
@@ -50,3 +68,24 @@ def _grids(base: Any, arguments: dict[str, Any], kind: str) -> list[VideoLayout]
         )
     merge = int(base.visual.spatial_merge_size)
     return [VideoLayout(t, h // merge, w // merge, image=kind == "image") for t, h, w in grid.tolist()]
+
+
+def _window_order(visual: Any, arguments: dict[str, Any]) -> Tensor:
+    """(merge blocks,) int64, which block of the grid stands at each place of the tower's row.
+
+    Callers may have computed it beforehand and handed it in; the tower then takes theirs, if the windows' lengths come
+    with it.
+    """
+    from transformers.vision_utils import get_vision_window_index  # here: adapters are listed without transformers
+
+    more = arguments.get("kwargs", {})
+    given = {name: more.get(f"video_{name}", more.get(name)) for name in ("window_index", "cu_window_seqlens")}
+    known: dict[str, Any] | None = None if any(value is None for value in given.values()) else given
+    index, _ = get_vision_window_index(
+        arguments["video_grid_thw"],
+        spatial_merge_size=visual.spatial_merge_size,
+        window_size=visual.window_size,
+        patch_size=visual.patch_size,
+        kwargs=known,
+    )
+    return index

@@ -9,6 +9,7 @@ import torch
 
 from prunevid.models.base import Adapter, VideoLayout, first_pixels
 from prunevid.models.frames import picture_layouts
+from prunevid.models.towers import PictureTower, Tower, mean_pool
 
 
 class SmolVLM(Adapter):
@@ -33,6 +34,9 @@ class SmolVLM(Adapter):
     pixels: ClassVar[str] = "pixel_values"
     frames_as_images: ClassVar[bool] = True
     contiguous: ClassVar[bool] = False
+    salience: ClassVar[str] = (
+        "mean over the picture's patches, padding left out; cells are means over scale_factor x scale_factor patches"
+    )
     equal_frames: ClassVar[bool] = True
 
     def video_token_id(self, config: Any) -> int:
@@ -50,3 +54,7 @@ class SmolVLM(Adapter):
         step = base.config.vision_config.patch_size * base.config.scale_factor
         height, width = (int(size) // step for size in pixels.shape[-2:])
         return picture_layouts(max(1, shown), height, width, arguments.get("frames_per_video"))
+
+    def tower(self, base: Any) -> Tower:
+        """See `Adapter.tower`."""
+        return PictureTower(base.vision_model, mean_pool(base.config.scale_factor))

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from prunevid.errors import UnsupportedError
 from prunevid.models.base import Adapter, VideoLayout
+from prunevid.models.towers import PackedTower, Tower, bilinear_pool
 
 
 class VideoLlama3(Adapter):
@@ -23,6 +24,7 @@ class VideoLlama3(Adapter):
     )
     image_function: ClassVar[str | None] = "get_image_features"
     contiguous: ClassVar[bool] = False
+    salience: ClassVar[str] = "mean over the frame's patches; cells pooled as the features are (bilinear)"
 
     def check(self, arguments: dict[str, Any]) -> None:
         """See `Adapter.check`: refuses frames from which the model's processor has dropped tokens."""
@@ -36,6 +38,12 @@ class VideoLlama3(Adapter):
     def layouts(self, base: Any, arguments: dict[str, Any], output: Any) -> list[VideoLayout]:
         """See `Adapter.layouts`."""
         return _grids(arguments, "video")
+
+    def tower(self, base: Any) -> Tower:
+        """See `Adapter.tower`."""
+        return PackedTower(
+            base.vision_model, bilinear_pool, lambda arguments, layouts: arguments["video_merge_sizes"].tolist()
+        )
 
     def image_layouts(self, base: Any, arguments: dict[str, Any], output: Any) -> list[VideoLayout]:
         """See `Adapter.image_layouts`."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from prunevid.models.base import Adapter, VideoLayout, first_pixels, stacked_frames
+from prunevid.models.towers import PictureTower, Tower, mean_pool
 
 
 class VideoLlava(Adapter):
@@ -21,6 +22,9 @@ class VideoLlava(Adapter):
     model_types: ClassVar[frozenset[str]] = frozenset({"video_llava"})
     checkpoints: ClassVar[tuple[str, ...]] = ("LanguageBind/Video-LLaVA-7B-hf",)
     arrangement: ClassVar[str] = "one run of T * (g^2 + 1) tokens; each frame's class token is a cell like any other"
+    salience: ClassVar[str] = (
+        "from the class token; a cell is a patch, and the class token's own cell gets its frame's maximum"
+    )
     equal_frames: ClassVar[bool] = True
     image_function: ClassVar[str | None] = "get_image_features"
     image_pixels: ClassVar[tuple[str, ...]] = ("pixel_values", "pixel_values_images")
@@ -31,6 +35,10 @@ class VideoLlava(Adapter):
         cells = (vision.image_size // vision.patch_size) ** 2 + 1
         videos, frames = stacked_frames(arguments)
         return [VideoLayout(frames, 1, cells)] * videos
+
+    def tower(self, base: Any) -> Tower:
+        """See `Adapter.tower`."""
+        return PictureTower(base.video_tower, mean_pool(1), class_cell=True)
 
     def image_layouts(self, base: Any, arguments: dict[str, Any], output: Any) -> list[VideoLayout]:
         """See `Adapter.image_layouts`."""

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`prunevid compare CLIP QUESTION`: one question, answered by the unpruned model and with several methods."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from prunevid.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from prunevid.comparing import Comparison, Side
+
+_MODEL = "Model"
+_PRUNING = "Pruning"
+_FRAMES = "Frames"
+_ANSWER = "Answer"
+
+
+def compare(
+    clip: Annotated[
+        Path, typer.Argument(metavar="CLIP", help="A video file, or a folder of pictures in the order of their names.")
+    ],
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="What to ask about the clip.")],
+    methods: Annotated[
+        str,
+        typer.Option(
+            help="Pruning methods with commas between, or all; 'tome|fastv' is both at once.",
+            rich_help_panel=_PRUNING,
+        ),
+    ] = "prunevid,fastv,random",
+    retention: Annotated[
+        str | None,
+        typer.Option(
+            help="Shares of the visual tokens to keep, with commas between, as 0.25,0.15,0.1; each goes with every "
+            "method. Default: the methods' own settings.",
+            rich_help_panel=_PRUNING,
+        ),
+    ] = None,
+    average_over_layers: Annotated[
+        bool,
+        typer.Option(
+            "--average-over-layers",
+            help="The shares are means over the decoder's layers, not what is left at the end.",
+            rich_help_panel=_PRUNING,
+        ),
+    ] = False,
+    repeats: Annotated[
+        int, typer.Option(help="Timed runs of each, of which medians are shown.", rich_help_panel=_ANSWER)
+    ] = 3,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A model folder, or an id on the model hub (downloaded). Default: the embedded model.",
+            rich_help_panel=_MODEL,
+        ),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="cpu, cuda, cuda:1, mps. Default: the best there is; cpu for the embedded model.",
+            rich_help_panel=_MODEL,
+        ),
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.", rich_help_panel=_MODEL)] = "auto",
+    attn_implementation: Annotated[
+        str | None,
+        typer.Option(help="Attention kernel: sdpa, eager, flash_attention_2.", rich_help_panel=_MODEL),
+    ] = None,
+    max_frames: Annotated[int | None, typer.Option(help="Frames to look at, at most.", rich_help_panel=_FRAMES)] = None,
+    sampling: Annotated[
+        str | None,
+        typer.Option(help="uniform (spread over the clip) or fps (so many a second).", rich_help_panel=_FRAMES),
+    ] = None,
+    fps: Annotated[
+        float | None, typer.Option(help="Frames a second; implies --sampling fps.", rich_help_panel=_FRAMES)
+    ] = None,
+    start: Annotated[float | None, typer.Option(help="Begin at this second.", rich_help_panel=_FRAMES)] = None,
+    end: Annotated[float | None, typer.Option(help="End at this second.", rich_help_panel=_FRAMES)] = None,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="Length of the answer in tokens, at most. Default: 128; one word for the embedded model.",
+            rich_help_panel=_ANSWER,
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.", rich_help_panel=_ANSWER)] = False,
+) -> None:
+    """Ask one question without pruning and with several methods, and show answers, tokens and times side by side."""
+    from prunevid.cli import common
+    from prunevid.comparing import contestants
+
+    shares = _shares(retention)
+    contestants(methods, shares, average_over_layers or None)  # wrong names and numbers, before weights are read
+    with common.working("Loading the model") as tell:
+        qa = common.load(model, method="none", device=device, dtype=dtype, attn_implementation=attn_implementation)
+        result = qa.compare_methods(
+            clip,
+            question,
+            methods,
+            retention=shares,
+            average_over_layers=average_over_layers or None,
+            repeats=repeats,
+            max_new_tokens=max_new_tokens,
+            max_frames=max_frames,
+            sampling=sampling,
+            fps=fps,
+            start=start,
+            end=end,
+            progress=common.reading(tell),
+            tell=tell,
+        )
+    if as_json:
+        common.print_json(document(result, model or "builtin"))
+    else:
+        _show(result, model or "the embedded one", average_over_layers)
+    if all(side.reason is not None for side in result.sides):
+        raise UnsupportedError("None of the methods could run; the output says why.")
+
+
+def _shares(text: str | None) -> list[float]:
+    """The shares of `--retention`."""
+    try:
+        return [] if text is None else [float(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is no list of numbers such as 0.25,0.15,0.1.", param_hint="--retention"
+        ) from None
+
+
+def document(result: Comparison, model: str) -> dict[str, Any]:
+    """The comparison as JSON types."""
+    from prunevid.cli import common
+
+    return {
+        "question": result.question,
+        "model": model,
+        "clip": common.clip_dict(result.clip),
+        "repeats": result.repeats,
+        "milliseconds_reading": result.reading,
+        "unpruned": dataclasses.asdict(result.unpruned),
+        "methods": [dataclasses.asdict(side) for side in result.sides],
+    }
+
+
+def _show(result: Comparison, model: str, averaged: bool) -> None:
+    from rich.markup import escape
+
+    from prunevid.cli import common
+
+    console = common.console()
+    console.print(f"Question: [bold]{escape(result.question)}[/bold]", soft_wrap=True)
+    console.print(
+        f"Clip: {escape(result.clip.source)}, {len(result.clip.times)} frames; model: {escape(model)}", soft_wrap=True
+    )
+    table, notes = _table(result, averaged)
+    console.print(table)
+    for number, note in enumerate(notes, start=1):
+        console.print(f"({number}) {note}", highlight=False)
+    ran = [side for side in result.sides if side.reason is None]
+    console.print(
+        f"Same answer as without pruning: {sum(side.same for side in ran)} of {len(ran)}. Times: ms, medians of "
+        f"{result.repeats} runs in turns. Not in the total: reading the clip ({result.reading:.1f} ms) and the vision "
+        f"tower ({result.unpruned.milliseconds['vision']:.1f} ms)."
+    )
+
+
+def _table(result: Comparison, averaged: bool) -> tuple[Table, list[str]]:
+    """A row for the unpruned model and for each side; and why some could not run."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    notes: list[str] = []
+    table = Table(pad_edge=False)
+    table.add_column("method", no_wrap=True)
+    for name in ("asked", "kept, mean" if averaged else "kept", "visual tokens", "FLOPs", "merge", "prefill", "decode"):
+        table.add_column(name, justify="right")
+    table.add_column("total ms", justify="right")
+    table.add_column("same")
+    table.add_column("answer", overflow="fold")
+    table.add_row(
+        "unpruned", "", *_numbers(result.unpruned, averaged), "", _line(result.unpruned.answer), end_section=True
+    )
+    last = None
+    for side in result.sides:
+        if last is not None and side.retention != last:
+            table.add_section()
+        last = side.retention
+        asked = "" if side.retention is None else f"{side.retention:.4g}"
+        if side.reason is not None:
+            notes.append(f"{escape(side.method)}{asked and ' at ' + asked}: {_line(side.reason)}")
+            table.add_row(escape(side.method), asked, *[""] * 7, "", f"[yellow]can't run ({len(notes)})[/yellow]")
+            continue
+        same = "[green]yes[/green]" if side.same else "[red]no[/red]"
+        table.add_row(escape(side.method), asked, *_numbers(side, averaged), same, _line(side.answer))
+    return table, notes
+
+
+def _numbers(side: Side, averaged: bool) -> list[str]:
+    """The columns of numbers of a side that ran."""
+    kept = side.mean_ratio if averaged else side.retained_ratio
+    times = [f"{side.milliseconds[name]:.1f}" for name in ("merge", "prefill", "decode", "total")]
+    return [f"{kept:.3f}", f"{side.original_tokens} → {side.tokens}", f"{side.flops_ratio:.0%}", *times]
+
+
+def _line(text: str) -> str:
+    """A text that stands in a table."""
+    from rich.markup import escape
+
+    return escape(" ".join(text.split()))
