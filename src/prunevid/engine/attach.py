@@ -18,7 +18,7 @@ from prunevid.config import PruneVidConfig
 from prunevid.engine import cache as caches
 from prunevid.engine.compiled import eagerly, kept
 from prunevid.engine.decode import Decode
-from prunevid.engine.fits import refusal
+from prunevid.engine.fits import check
 from prunevid.engine.prefill import Prefill, refuse_uncached
 from prunevid.engine.record import Encoded, Encodings, Summary, TokenMap
 from prunevid.engine.repeats import refuse_interleaved, refuse_mixed
@@ -28,7 +28,6 @@ from prunevid.errors import (
     ConfigError,
     UnprunedWarning,
     UnsupportedError,
-    UnsupportedModelError,
 )
 from prunevid.methods import resolve
 from prunevid.methods.base import Method
@@ -88,12 +87,7 @@ class Pruning:
         self.language_model = self.adapter.language_model(self.base)
         first = self.adapter.first_selection_layer(self.base.config)
         self.method = method.for_depth(self.language_model.config.num_hidden_layers, first)
-        refused = refusal(self.method, self.adapter)
-        if refused is not None:
-            raise refused
-        _check_layer(self.method, first, self.language_model.config)
-        _check_positions(self.method, self.adapter, self.language_model)
-        _check_budget(self.method)
+        check(self.method, self.adapter, self.language_model, first)
         if self.method.tower is not None:  # raises where the tower has no such layer
             self.adapter.tower(self.base).attention(self.method.tower.layer)
         self._local = kept(self.base).local
@@ -483,46 +477,6 @@ def _comparable(value: Any) -> Any:
 def _attached_to(base: nn.Module) -> Pruning | None:
     known = _ATTACHED.get(base)
     return known() if known is not None else None
-
-
-def _check_layer(method: Method, first: int, config: Any) -> None:
-    """Refuses a selection layer that the model does not have, and decoders that attend in a window."""
-    layers, depth = method.selection_layers, config.num_hidden_layers
-    for layer in layers:
-        if not first <= layer < depth:
-            name = "pruning_layer" if method.name == "prunevid" else f"the layer after which {method.name!r} chooses"
-            raise ConfigError(f"{name} is {layer}, but this model's layers allow {first} to {depth - 1}.")
-    revised = method.revision_layer
-    if revised is not None and not 0 <= revised < depth:
-        raise ConfigError(
-            f"the layer after which {method.name!r} revises what is seen is {revised}, but this model's layers allow 0 "
-            f"to {depth - 1}."
-        )
-    if "sliding_attention" in (getattr(config, "layer_types", None) or []) and method.acts:
-        raise UnsupportedModelError(
-            "This model attends in a sliding window, which pruning can't shorten; load it with "
-            "use_sliding_window=False."
-        )
-
-
-def _check_positions(method: Method, adapter: Adapter, language_model: Any) -> None:
-    """Refuses positions after the merge that the model can't be given."""
-    kept = method.merges and method.position_scheme == "keep" and adapter.positions == "1d"
-    if kept and not hasattr(language_model, "rotary_emb"):
-        raise ConfigError(
-            "positions is 'keep', but this model's decoder has no rotary_emb that could be given them; choose "
-            "'renumber' or 'auto'."
-        )
-
-
-def _check_budget(method: Method) -> None:
-    """Refuses a budget where nothing is pruned that could meet it."""
-    given = {"retention_ratio": method.retention_ratio, "retention_tokens": method.retention_tokens}
-    if method.merges or method.selection_layers or method.shrinks_cache:
-        return
-    for name, value in given.items():
-        if value is not None and (name, value) != ("retention_ratio", 1):
-            raise ConfigError(f"{name} is {value}, but the method {method.label!r} prunes nothing here; leave it out.")
 
 
 @functools.cache
