@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from prunevid import models
-from prunevid.errors import ConfigError, InputError, UnsupportedModelError
+from prunevid.errors import ConfigError, InputError, PruneVidError, UnsupportedModelError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _FETCHING = (
@@ -110,8 +110,8 @@ def load(
             `device_map` or `quantization_config`, which place the model themselves.
         dtype: "auto", a name or a torch dtype.
         processor_kwargs: for `AutoProcessor.from_pretrained` alone (picture sizes, say).
-        kwargs: for `AutoModelForImageTextToText.from_pretrained`; those that say where files come from
-            (revision, token, trust_remote_code, ...) go to the processor as well.
+        kwargs: for `AutoModelForImageTextToText.from_pretrained` (`lora_alpha` for PLLaVA with adapters apart); those
+            that say where files come from (revision, token, trust_remote_code, ...) go to the processor as well.
 
     Returns:
         The model in eval mode, and the processor.
@@ -122,6 +122,7 @@ def load(
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
+    models.register_ports()
     name, local = locate(model)
     if local:
         kwargs["local_files_only"] = True
@@ -140,6 +141,8 @@ def load(
             raise UnsupportedModelError(f"{name!r} has no processor that can be loaded: {_line(error)}") from error
         try:
             loaded = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, **kwargs)
+        except PruneVidError:  # of a model that this package brings
+            raise
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise InputError(f"The model {name!r} can't be loaded: {_line(error)}") from error
     loaded = loaded.eval()

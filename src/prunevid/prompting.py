@@ -26,6 +26,7 @@ SLACK = 1e-6
 step."""
 
 _PER_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids")
+_PER_QUESTION = ("qformer_input_ids", "qformer_attention_mask")  # what a Q-Former reads beside the frames
 
 
 def true_metadata(clip: Clip) -> Any:
@@ -206,7 +207,8 @@ class VideoPrompt:
         if self._length and head == self._head:
             return self._continue(tail)
         inputs = self._prompter.encode([self._clip], [question])
-        return {name: value if name in _PER_TOKEN else self._first[name] for name, value in inputs.items()}
+        anew = _PER_TOKEN + _PER_QUESTION
+        return {name: value if name in anew else self._first[name] for name, value in inputs.items()}
 
     def _split(self, question: str) -> tuple[str, str]:
         """The prompt up to and including the video's placeholder, and the rest."""
@@ -226,7 +228,7 @@ class VideoPrompt:
         row = inputs["input_ids"][0]
         per_token = [name for name, value in inputs.items() if getattr(value, "shape", None) == (1, len(row))]
         head, tail = self._split(question)
-        if not head or not set(per_token) <= set(_PER_TOKEN):
+        if not head or not set(per_token) <= set(_PER_TOKEN) or any(name in inputs for name in _PER_QUESTION):
             return
         rest = self._tokens(tail)
         if 0 < len(rest) < len(row) and torch.equal(row[-len(rest) :], rest):

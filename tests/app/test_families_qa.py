@@ -13,7 +13,11 @@ import transformers
 
 from app import tiny_qwen
 from engine.families import build, settings
+from prunevid import models
 from prunevid.errors import UnprunedWarning
+from prunevid.models.pllava import PLLaVAProcessor
+from prunevid.models.pllava.prompts import chat_template
+from prunevid.models.stllm import STLLMProcessor, STLLMVideoProcessor
 from prunevid.qa import VideoQA
 
 IMAGE, VIDEO = "<|image_pad|>", "<|video_pad|>"
@@ -73,6 +77,20 @@ def _smolvlm() -> Any:
     return _pair("SmolVLM", image, video, tokenizer=tokenizer, image_seq_len=25)
 
 
+def _pllava() -> Any:
+    tokenizer = tiny_qwen.tokenizer()
+    tokenizer.add_tokens(["<image>"], special_tokens=True)
+    return PLLaVAProcessor(tokenizer, chat_template("vicuna"), FRAMES, (FRAMES, 5, 5), crop_size=40)
+
+
+def _stllm() -> Any:
+    tokenizer, size = tiny_qwen.tokenizer(), {"size": {"shortest_edge": 40}, "crop_size": _SQUARE}
+    tokenizer.bos_token = "<|im_end|>"
+    words = {word: place for place, word in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", *tiny_qwen.WORDS))}
+    questions = transformers.BertTokenizer(words)
+    return STLLMProcessor(STLLMVideoProcessor(**size), tokenizer, questions, video_token=VIDEO)
+
+
 # How each family's processor is made, and the visual tokens of FRAMES frames of 48 x 64 pixels.
 PROCESSORS: dict[str, tuple[Callable[[], Any], int]] = {
     "qwen2_vl": (lambda: tiny_qwen.processor("qwen2_vl"), FRAMES // 2 * 20),
@@ -89,6 +107,8 @@ PROCESSORS: dict[str, tuple[Callable[[], Any], int]] = {
         0,
     ),
     "internvl": (_internvl, FRAMES * 25),
+    "pllava": (_pllava, FRAMES * 25),
+    "stllm": (_stllm, FRAMES * 32),
     "video_llama_3": (
         lambda: _pair(
             "VideoLlama3", {"patch_size": 4}, {"patch_size": 4, "use_token_compression": False, "size": _AREA}
@@ -103,7 +123,8 @@ MODELS = {family: tiny_qwen.model for family in ("qwen2_vl", "qwen2_5_vl")}  # p
 def _qa(family: str) -> VideoQA:
     """The family's tiny model, whose token ids become those of its processor."""
     processor, model = PROCESSORS[family][0](), MODELS.get(family, build)(family)
-    ids = dict(zip(("image", "video"), processor.tokenizer.convert_tokens_to_ids([IMAGE, VIDEO])))
+    tokens = ["<image>", "<image>"] if family == "pllava" else [IMAGE, VIDEO]
+    ids = dict(zip(("image", "video"), processor.tokenizer.convert_tokens_to_ids(tokens)))
     for name, token in ids.items():
         for attribute in (f"{name}_token_index", f"{name}_token_id"):
             if hasattr(model.config, attribute):
@@ -149,6 +170,8 @@ def test_methods_side_by_side(family: str, tmp_path: Path) -> None:
     """One that acts at each place, and one that asks the tower, with features that are encoded once for all of them."""
     qa, path = _qa(family), tiny_qwen.write_clip(tmp_path / "clip.mp4")
     names = ("prunevid", "fastv", "visionzip", "lookm", "dycoke", "tome|fastv")
+    if not models.adapter_of(family).describes_tower:
+        names = tuple(name for name in names if name != "visionzip")
     options: dict[str, Any] = {"max_new_tokens": 3, "max_frames": FRAMES}
     found = qa.compare_methods(path, QUESTION, names, retention=[0.4], repeats=1, **options)
     assert found.unpruned.answer == qa.compare(path, QUESTION, **options)[0].text

@@ -33,8 +33,11 @@ from engine.tiny import (
 )
 from engine.tiny import build as build_qwen
 from prunevid.config import PruneVidConfig
+from prunevid.models.pllava import PLLaVAConfig, PLLaVAForConditionalGeneration
+from prunevid.models.stllm import STLLMConfig, STLLMForConditionalGeneration
 
 SIDE = 5  # tokens of a frame's row and column
+SLOTS = 32  # query slots of ST-LLM, which is what a frame's cells are there
 FRAMES = 5  # of every clip: some families take one tensor for all videos of a batch
 
 _TEXT = dict(
@@ -166,9 +169,44 @@ def _smolvlm() -> Any:
     return _config("SmolVLMConfig", "LlamaConfig", vision, **more)
 
 
+def _pllava() -> Any:
+    vision = transformers.CLIPVisionConfig(**_TOWER)
+    shapes = {"frame_shape": (10, 10), "pooling_shape": (FRAMES, SIDE, SIDE), "num_frames": FRAMES}
+    return PLLaVAConfig(
+        text_config=transformers.LlamaConfig(**_TEXT), vision_config=vision, image_token_index=VIDEO, **shapes
+    )
+
+
 def _video_llama_3() -> Any:
     tower = {name: value for name, value in _TOWER.items() if name != "image_size"}
     return _config("VideoLlama3Config", "Qwen2Config", transformers.VideoLlama3VisionConfig(**tower), **_IDS)
+
+
+def _stllm() -> Any:
+    qformer = dict(
+        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+    )  # fmt: skip
+    return STLLMConfig(
+        vision_config=_TOWER,
+        qformer_config=qformer,
+        text_config=_TEXT,
+        num_query_tokens=SLOTS,
+        bt_adapter_depth=1,
+        bt_adapter_frames=16,
+        video_token_id=VIDEO,
+    )
+
+
+def _sharpen(model: Any) -> None:
+    """Query slots of random weights see the mean of a frame's patches, and hardly differ between frames."""
+    gains = {"patch_embedding.weight": 4, "self_attn.projection.weight": 0.3}
+    gains |= {
+        f"crossattention.attention.{name}.weight": gain for name, gain in (("query", 4), ("key", 4), ("value", 2))
+    }
+    for name, weight in model.named_parameters():
+        for end, gain in gains.items():
+            if name.endswith(end):
+                weight.mul_(gain)
 
 
 def _qwen3_vl(mixture: bool = False) -> Any:
@@ -184,13 +222,18 @@ def _qwen3_vl(mixture: bool = False) -> Any:
     return transformers.Qwen3VLConfig(text_config=text, vision_config=vision, **ids)
 
 
-def _built(kind: str, config: Callable[[], Any]) -> Callable[[str], Any]:
+def _built(
+    kind: str | type, config: Callable[[], Any], tweak: Callable[[Any], None] | None = None
+) -> Callable[[str], Any]:
     @functools.cache
     def make(kernel: str) -> Any:
         settings = config()
         settings._attn_implementation = kernel
-        model = getattr(transformers, kind)(settings).eval().requires_grad_(False)
+        made = getattr(transformers, kind) if isinstance(kind, str) else kind
+        model = made(settings).eval().requires_grad_(False)
         scale_weights(model)
+        if tweak is not None:
+            tweak(model)
         model.generation_config.suppress_tokens = list(SPECIAL)
         model.generation_config.pad_token_id = PAD
         model.generation_config.eos_token_id = None
@@ -255,6 +298,14 @@ def _flat(rows: list[list[Video]]) -> list[Video]:
 
 def _stacked(rows: list[list[Video]]) -> dict[str, Any]:
     return {"pixel_values_videos": torch.stack([video.pixels for video in _flat(rows)])}
+
+
+def _with_questions(rows: list[list[Video]]) -> dict[str, Any]:
+    """A question of its own length for every video, padded on the right."""
+    lengths = [3 + int(video.pixels.abs().sum()) % 4 for video in _flat(rows)]
+    mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
+    ids = mask * (7 + torch.arange(max(lengths)) * torch.tensor(lengths)[:, None])
+    return _stacked(rows) | {"qformer_input_ids": ids, "qformer_attention_mask": mask}
 
 
 def _joined(rows: list[list[Video]]) -> dict[str, Any]:
@@ -325,11 +376,19 @@ FAMILIES: dict[str, Family] = {
         _built("VideoLlama3ForConditionalGeneration", _video_llama_3), _patches(3 * PATCH * PATCH),
         _with_merge_sizes, 0.975, 1, images=_image_patches_with_sizes,
     ),
+    "pllava": Family(_built(PLLaVAForConditionalGeneration, _pllava), _pictures(8), _stacked, 0.96),
     "smolvlm": Family(
         _built("SmolVLMForConditionalGeneration", _smolvlm), _pictures(2 * SIDE), _images_by_row, 0.92, 2, IMAGE,
         attach={"frames_per_video": FRAMES},
     ),
+    "stllm": Family(
+        _built(STLLMForConditionalGeneration, _stllm, _sharpen), _pictures(8, extra=SLOTS - SIDE * SIDE),
+        _with_questions, 0.96,
+    ),
 }  # fmt: skip
+
+# Where images are something else than videos; PLLaVA shows them as videos, behind the same placeholder.
+WITH_IMAGES = {name: kind for name, kind in FAMILIES.items() if kind.images is not None or kind.attach}
 
 
 def language_of(model: Any) -> Any:

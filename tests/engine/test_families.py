@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import prunevid
-from engine.families import FAMILIES, FRAMES, build, make_inputs, make_prompt, settings
+from engine.families import FAMILIES, FRAMES, WITH_IMAGES, build, make_inputs, make_prompt, settings
 from engine.masked_reference import compare, plain_copy, reference
 from engine.matrix import BATCH, ONE, attach, order_of, prompts_of
 from engine.test_attach_detach import trace
@@ -54,7 +54,7 @@ def test_logits_of_every_step(family: str, kernel: str, scenario: str) -> None:
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", WITH_IMAGES)
 def test_images_beside_videos_stay_whole(family: str, kernel: str) -> None:
     """Before and after a video, in one batch, with the tiles that the family cuts a large image into."""
     model, config = build(family, kernel), settings(family)

@@ -11,7 +11,8 @@ import torch
 from transformers.models.llava_onevision.modeling_llava_onevision import image_size_to_num_patches
 
 import prunevid
-from engine.families import FAMILIES, FRAMES, VideoPrompt, build, language_of, make_inputs, make_prompt, settings
+from engine.families import FRAMES, VideoPrompt, build, language_of, make_inputs, make_prompt, settings
+from engine.families import WITH_IMAGES as FAMILIES
 from engine.masked_reference import compare, plain_copy, reference
 from engine.matrix import order_of
 from engine.test_attach_detach import hooks, trace

@@ -76,7 +76,7 @@ def scale_weights(model: Any) -> None:
     for name, weight in model.named_parameters():
         noise = torch.randn(weight.shape, generator=generator)
         if weight.dim() == 1:
-            weight.copy_(1 + 0.1 * noise if "norm" in name or "ln_q" in name else 0.1 * noise)
+            weight.copy_(1 + 0.1 * noise if "norm" in name.lower() or "ln_q" in name else 0.1 * noise)
         elif "embed_tokens" in name:
             weight.copy_(noise)
         else:

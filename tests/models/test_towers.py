@@ -30,9 +30,11 @@ from prunevid.models.towers import Patches
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "models.md"
 RECORDING = "recording for tests"
+CLASSED = ("llava_next_video", "video_llava", "internvl", "pllava")
 PACKED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "video_llama_3")
 BILINEAR = ("llava_onevision", "video_llama_3")
 ALL_MASK_ATTENTION_FUNCTIONS.register(RECORDING, ALL_MASK_ATTENTION_FUNCTIONS["eager"])  # 0 or the lowest number
+TOWERS = [name for name in FAMILIES if type(models._ADAPTERS[name]).tower is not models.Adapter.tower]
 WINDOW = 2  # merge blocks of a window's row and column in the tiny Qwen2.5-VL
 
 
@@ -308,14 +310,14 @@ def _reference(case: Case, layer: int, split_heads: bool) -> list[Any]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("split_heads", [True, False], ids=["heads", "whole"])
 @pytest.mark.parametrize("layer", [-1, -2])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TOWERS)
 def test_views_are_what_the_tower_computed(family: str, layer: int, split_heads: bool, dtype: torch.dtype) -> None:
     case = make_case(family, dtype)
     reference = _reference(case, layer, split_heads)
     with recording(case, layer, split_heads):  # the same kernel, so that layers before see the same states
         views = watched(case, layer, split_heads)
     compare(views, reference, case.layouts())
-    assert {view.class_token for view in views} == {family in ("llava_next_video", "video_llava", "internvl")}
+    assert {view.class_token for view in views} == {family in CLASSED}
     assert max(view.salience.std(1).max() for view in views if len(view.salience)) > 1e-3
 
 
@@ -332,7 +334,7 @@ def test_queries_and_keys_that_are_normed() -> None:
     compare(watched(case), _reference(case, -1, True), case.layouts())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TOWERS)
 def test_cells_are_those_of_the_features(family: str) -> None:
     """A change in one patch's last state changes the features of just the cells that the patch is mapped to."""
     case = make_case(family)
@@ -376,7 +378,7 @@ def _features(case: Case) -> Tensor:
     return torch.cat([part.flatten(0, -2) for part in parts])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TOWERS)
 def test_every_map_adds_up(family: str) -> None:
     """Attention is shared out: the saliences of a frame's patches sum to 1, less what the class token keeps."""
     case = make_case(family)
@@ -444,7 +446,7 @@ def _hooks(model: Any) -> int:
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TOWERS)
 def test_watching_leaves_no_trace(family: str) -> None:
     case = make_case(family)
     plain = _features(case)
@@ -507,7 +509,7 @@ def test_threads_see_their_own_videos(family: str) -> None:
 
 @pytest.mark.parametrize("limit", [1, 500, 20_000])
 @pytest.mark.parametrize("split_heads", [True, False], ids=["heads", "whole"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TOWERS)
 def test_pieces_give_the_same(family: str, split_heads: bool, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     case = make_case(family)
     whole = watched(case, -1, split_heads)
@@ -567,7 +569,7 @@ def test_a_map_is_never_whole(kind: str, limit: int, split_heads: bool, monkeypa
     assert patches <= made.numbers <= bound
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TOWERS)
 def test_watching_makes_no_larger_tensors_than_the_model(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = make_case(family, side=20 if family == "llava_onevision" else None)
     with Largest() as plain:

@@ -18,7 +18,7 @@ from prunevid.config import PruneVidConfig
 from prunevid.engine import cache as caches
 from prunevid.engine.compiled import eagerly, kept
 from prunevid.engine.decode import Decode
-from prunevid.engine.fits import refusal
+from prunevid.engine.fits import check
 from prunevid.engine.prefill import Prefill, refuse_uncached
 from prunevid.engine.record import Encoded, Encodings, Summary, TokenMap
 from prunevid.engine.repeats import refuse_interleaved, refuse_mixed
@@ -28,7 +28,6 @@ from prunevid.errors import (
     ConfigError,
     UnprunedWarning,
     UnsupportedError,
-    UnsupportedModelError,
 )
 from prunevid.methods import resolve
 from prunevid.methods.base import Method
@@ -88,12 +87,7 @@ class Pruning:
         self.language_model = self.adapter.language_model(self.base)
         first = self.adapter.first_selection_layer(self.base.config)
         self.method = method.for_depth(self.language_model.config.num_hidden_layers, first)
-        refused = refusal(self.method, self.adapter)
-        if refused is not None:
-            raise refused
-        _check_layer(self.method, first, self.language_model.config)
-        _check_positions(self.method, self.adapter, self.language_model)
-        _check_budget(self.method)
+        check(self.method, self.adapter, self.language_model, first)
         if self.method.tower is not None:  # raises where the tower has no such layer
             self.adapter.tower(self.base).attention(self.method.tower.layer)
         self._local = kept(self.base).local
@@ -234,7 +228,8 @@ class Pruning:
                 return encode(*args, **kwargs)
             arguments = dict(signature.bind(*args, **kwargs).arguments)
             pixels = next((v for k, v in arguments.items() if k.startswith("pixel") and isinstance(v, Tensor)), None)
-            output, encoded = self._recall(pixels, kind)
+            asked = [arguments.get(condition) for condition in self.adapter.conditions]
+            output, encoded = self._recall(pixels, kind, asked)
             if encoded is None:
                 measure, device = self.method.collect_stats, getattr(pixels, "device", None)
                 start = now(device, measure)
@@ -243,7 +238,7 @@ class Pruning:
                 encoded = Encoded(layouts(self.base, arguments, output), now(device, measure) - start)
                 if seen is not None:
                     encoded.views = seen.views(encoded.layouts, arguments)
-                self._remember(pixels, kind, output, encoded)
+                self._remember(pixels, kind, asked, output, encoded)
             if not isinstance(output, tuple):
                 object.__setattr__(output, _LAYOUT, encoded)
             if (prefill := self._prefill()) is not None:
@@ -266,16 +261,21 @@ class Pruning:
         finally:
             self._local.encoding = False
 
-    def _recall(self, pixels: Tensor | None, kind: str) -> tuple[Any, Encoded | None]:
-        return (None, None) if self._remembered is None else self._remembered.recall(pixels, self._encoding_key(kind))
+    def _recall(self, pixels: Tensor | None, kind: str, asked: list[Any]) -> tuple[Any, Encoded | None]:
+        return (
+            (None, None)
+            if self._remembered is None
+            else self._remembered.recall(pixels, self._encoding_key(kind, asked))
+        )
 
-    def _remember(self, pixels: Tensor | None, kind: str, output: Any, encoded: Encoded) -> None:
+    def _remember(self, pixels: Tensor | None, kind: str, asked: list[Any], output: Any, encoded: Encoded) -> None:
         if self._remembered is not None:
-            self._remembered.remember(pixels, self._encoding_key(kind), output, encoded)
+            self._remembered.remember(pixels, self._encoding_key(kind, asked), output, encoded)
 
-    def _encoding_key(self, kind: str) -> tuple[Any, ...]:
-        """What an encoding depends on besides its pixels: what is watched in the tower, and whether images are cut."""
-        return kind, self.method.tower, self.method.prunes_images
+    def _encoding_key(self, kind: str, asked: list[Any]) -> tuple[Any, ...]:
+        """What an encoding depends on besides its pixels: what is watched in the tower, whether images are cut, and
+        the values of the adapter's conditions."""
+        return kind, self.method.tower, self.method.prunes_images, tuple(map(_comparable, asked))
 
     def _prefill(self) -> Prefill | None:
         return getattr(self._local, "prefill", None)
@@ -469,49 +469,14 @@ class Pruning:
         self._local.prefill = None
 
 
+def _comparable(value: Any) -> Any:
+    """The same for equal values: a tensor's shape and numbers, anything else itself."""
+    return (tuple(value.shape), tuple(value.flatten().tolist())) if isinstance(value, Tensor) else value
+
+
 def _attached_to(base: nn.Module) -> Pruning | None:
     known = _ATTACHED.get(base)
     return known() if known is not None else None
-
-
-def _check_layer(method: Method, first: int, config: Any) -> None:
-    """Refuses a selection layer that the model does not have, and decoders that attend in a window."""
-    layers, depth = method.selection_layers, config.num_hidden_layers
-    for layer in layers:
-        if not first <= layer < depth:
-            name = "pruning_layer" if method.name == "prunevid" else f"the layer after which {method.name!r} chooses"
-            raise ConfigError(f"{name} is {layer}, but this model's layers allow {first} to {depth - 1}.")
-    revised = method.revision_layer
-    if revised is not None and not 0 <= revised < depth:
-        raise ConfigError(
-            f"the layer after which {method.name!r} revises what is seen is {revised}, but this model's layers allow 0 "
-            f"to {depth - 1}."
-        )
-    if "sliding_attention" in (getattr(config, "layer_types", None) or []) and method.acts:
-        raise UnsupportedModelError(
-            "This model attends in a sliding window, which pruning can't shorten; load it with "
-            "use_sliding_window=False."
-        )
-
-
-def _check_positions(method: Method, adapter: Adapter, language_model: Any) -> None:
-    """Refuses positions after the merge that the model can't be given."""
-    kept = method.merges and method.position_scheme == "keep" and adapter.positions == "1d"
-    if kept and not hasattr(language_model, "rotary_emb"):
-        raise ConfigError(
-            "positions is 'keep', but this model's decoder has no rotary_emb that could be given them; choose "
-            "'renumber' or 'auto'."
-        )
-
-
-def _check_budget(method: Method) -> None:
-    """Refuses a budget where nothing is pruned that could meet it."""
-    given = {"retention_ratio": method.retention_ratio, "retention_tokens": method.retention_tokens}
-    if method.merges or method.selection_layers or method.shrinks_cache:
-        return
-    for name, value in given.items():
-        if value is not None and (name, value) != ("retention_ratio", 1):
-            raise ConfigError(f"{name} is {value}, but the method {method.label!r} prunes nothing here; leave it out.")
 
 
 @functools.cache

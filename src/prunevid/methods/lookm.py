@@ -73,7 +73,8 @@ def _shrink(layer: LayerCache, recent: int, merge_by: str) -> tuple[Tensor, Tens
     keys = layer.keys.float()
     unit = torch.nn.functional.normalize(keys, dim=-1)
     similar, target = (_take(unit, gone) @ _take(unit, kept).mT).max(dim=-1)
-    return tuple(_merged(states, kept, gone, similar, target, merge_by) for states in (layer.keys, layer.values))  # type: ignore[return-value]
+    fused, values = (_merged(states, kept, gone, similar, target, merge_by) for states in (layer.keys, layer.values))
+    return fused, values
 
 
 def _take(states: Tensor, places: Tensor) -> Tensor:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,14 +13,17 @@ from prunevid.models.base import Adapter, Shortening, VideoLayout
 from prunevid.models.internvl import InternVL
 from prunevid.models.llava_next_video import LlavaNextVideo
 from prunevid.models.llava_onevision import LlavaOnevision
+from prunevid.models.pllava.adapter import PLLaVA
 from prunevid.models.qwen3_vl import Qwen3VL
 from prunevid.models.qwen_vl import QwenVL
 from prunevid.models.smolvlm import SmolVLM
+from prunevid.models.stllm.adapter import STLLM
 from prunevid.models.towers import Tower, Watch, watch_tower
 from prunevid.models.video_llama_3 import VideoLlama3
 from prunevid.models.video_llava import VideoLlava
 
 _ADAPTERS: dict[str, Adapter] = {}
+_PORTS = ("pllava", "stllm")  # families whose models this package brings itself
 
 
 def register(adapter: type[Adapter]) -> type[Adapter]:
@@ -28,6 +32,12 @@ def register(adapter: type[Adapter]) -> type[Adapter]:
     for model_type in adapter.model_types:
         _ADAPTERS[model_type] = instance
     return adapter
+
+
+def register_ports() -> None:
+    """Makes the models that this package brings known to transformers' auto classes; safe to call again."""
+    for name in _PORTS:
+        importlib.import_module(f"prunevid.models.{name}").register_auto()
 
 
 def supported() -> list[str]:
@@ -98,7 +108,9 @@ def base_of(model: Any) -> Any:
     )
 
 
-for _family in (QwenVL, Qwen3VL, LlavaOnevision, LlavaNextVideo, VideoLlava, InternVL, VideoLlama3, SmolVLM):
+for _family in (
+    QwenVL, Qwen3VL, LlavaOnevision, LlavaNextVideo, VideoLlava, InternVL, VideoLlama3, SmolVLM, PLLaVA, STLLM,
+):  # fmt: skip
     register(_family)
 
 __all__ = [
@@ -111,6 +123,7 @@ __all__ = [
     "adapter_of",
     "base_of",
     "register",
+    "register_ports",
     "supported",
     "table",
     "tower_table",
