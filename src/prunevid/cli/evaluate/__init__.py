@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`prunevid eval`: the paper's four benchmarks; one file for each sub-command."""
+
+from __future__ import annotations
+
+import typer
+
+app = typer.Typer(
+    help="Run the benchmarks MVBench, Video-MME, EgoSchema and VideoChatGPT-Bench, resumably, and score them.",
+    no_args_is_help=True,
+)
