@@ -23,9 +23,6 @@ TASKS: dict[str, tuple[str, ...]] = {
 SELECTIONS = {"egoschema": (egoschema.SUBSET,)}
 """Further names that may stand for a task: questions of the tasks above."""
 
-VIDEO_FOLDERS = {module.BENCHMARK: module.VIDEO_FOLDERS for module in (mvbench, videomme, egoschema, vcgbench)}
-"""Where a benchmark's clips lie, below its folder."""
-
 
 def load_items(
     benchmark: str,

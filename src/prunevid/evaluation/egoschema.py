@@ -4,19 +4,23 @@
 `ego_schema/json/egoschema_fullset.json`, a list of {video ("<uid>.mp4"), question, candidates, answer (null where it is
 not published)}, the clips in `ego_schema/videos`, and, where it is there, `ego_schema/json/subset_answers.json`, which
 gives the places of 500 published answers by uid. The options keep their official order, for what is submitted is an
-index into it (`prunevid.evaluation.submission`).
+index into it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import json
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from prunevid.errors import InputError
 from prunevid.evaluation.annotations import Row, read_json, read_rows, right_place, without_letters
-from prunevid.evaluation.items import Item, VideoSource
+from prunevid.evaluation.atomic import write_files
+from prunevid.evaluation.items import LETTERS, Item, VideoSource
 from prunevid.evaluation.places import annotation_file
+from prunevid.evaluation.runs import Record
 
 BENCHMARK = "egoschema"
 FULL, SUBSET = "FullSet", "Subset"
@@ -24,6 +28,8 @@ TASKS = (FULL, SUBSET)
 QUESTIONS, ANSWERS = "egoschema_fullset.json", "subset_answers.json"
 OPTIONS = 5
 VIDEO_FOLDERS = ("videos",)
+UNREADABLE = -1
+SERVER = "https://validation-server.onrender.com/api/upload/"
 
 
 def read_task(root: Path, name: str = FULL, strip_letters: bool = True) -> list[Item]:
@@ -120,4 +126,64 @@ def _item(row: Row, root: Path, strip_letters: bool) -> Item:
         answer=answer,
         right=right,
         facts={"q_uid": uid, "subset": right is not None},
+    )
+
+
+def submission(records: Iterable[Record]) -> dict[str, int]:
+    """What the official server takes: the place of the chosen option, 0 to 4, by uid.
+
+    The letter is the second character of an answer that begins with "(", as the published code reads it; of other
+    answers, what the strict matcher read. An answer in which neither finds one of the five is `UNREADABLE`, as is a
+    question that could not be asked. (The published code stops with an error there.)
+
+    Args:
+        records: of a run of EgoSchema.
+    """
+    return {str(record.facts.get("q_uid", record.key)): _place(record) for record in records}
+
+
+def _place(record: Record) -> int:
+    letter = record.pred[1:2].upper() if record.pred.startswith("(") else ""
+    places = (LETTERS[:OPTIONS].find(letter) if letter else UNREADABLE, record.choice)
+    readable = (place for place in places if place is not None and 0 <= place < OPTIONS)
+    return UNREADABLE if record.error is not None else next(readable, UNREADABLE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Submission:
+    """A submission file: where it is, how many answers it holds, how many of them could not be read, and what to type
+    in a shell to hand it in."""
+
+    path: Path
+    answers: int
+    unreadable: int
+    commands: tuple[str, ...]
+
+
+def write_submission(records: Iterable[Record], path: str | Path) -> Submission:
+    """Writes the submission file; posting it is left to people.
+
+    Args:
+        records: of a run of EgoSchema.
+        path: of the file; one that is there is replaced.
+
+    Raises:
+        PruneVidError: the file can't be written.
+    """
+    path, answers = Path(path), submission(records)
+    write_files({path: json.dumps(answers, indent=1).encode() + b"\n"})
+    unreadable = sum(place == UNREADABLE for place in answers.values())
+    return Submission(path, len(answers), unreadable, submit_commands(path))
+
+
+def submit_commands(path: Path) -> tuple[str, ...]:
+    """What to type to hand a submission in: with curl, or with the script of EgoSchema's own repository.
+
+    The main route is the competition egoschema-public on Kaggle, which takes a file of its own.
+    """
+    name = shlex.quote(str(path))
+    at = shlex.quote(f"@{path}")
+    return (
+        f"curl -X POST -H 'Content-Type: application/json' --data {at} {SERVER}",
+        f"python validate.py --f {name}",
     )
