@@ -116,10 +116,15 @@ def _published(rows: Sequence[Row], asked: Mapping[str, Mapping[str, Any]], stri
         if not str(answer).isdecimal() or int(answer) >= egoschema.OPTIONS:
             raise row.wrong(f"'answer' is {answer!r}, but must be a number from 0 to {egoschema.OPTIONS - 1}")
         uid, fields = _egoschema_row(row, strip_letters)
-        if uid not in asked or fields["candidates"] != asked[uid]["candidates"]:
+        if uid not in asked or _words(fields["candidates"]) != _words(asked[uid]["candidates"]):
             raise row.wrong(f"the options of {uid} are not those of the full set, so the answer may mean another one")
         answers[uid] = int(answer)
     return answers
+
+
+def _words(texts: Sequence[str]) -> list[list[str]]:
+    """Texts without regard to space."""
+    return [text.split() for text in texts]
 
 
 def _agree(answers: dict[str, int], more: Mapping[str, int], path: Path) -> None:
