@@ -120,10 +120,10 @@ def vcg_rows(made: Path, part: str) -> Rows:
     """A table of lmms-lab/VideoChatGPT: two rows for each consistency question."""
     rows = []
     for row in read(made / "VCGBench/Zero_Shot_QA/Benchmarking_QA" / f"{part}_qa.json"):
-        base = {"video_name": row["video_name"], "answer": row["A"], "question_1": "None", "question_2": "None"}
+        base = {"video_name": row["video_name"], "answer": row["A"]}
         if part == "consistency":
-            rows.append({**base, "question": "None", "question_1": row["Q1"]})
-            rows.append({**base, "question": "None", "question_2": row["Q2"]})
+            rows.append({**base, "question_1": row["Q1"], "question_2": "None"})
+            rows.append({**base, "question_1": "None", "question_2": row["Q2"]})
         else:
             rows.append({**base, "question": row["Q"]})
     return rows
@@ -136,6 +136,7 @@ def make_videomme(made: Path, hub: Path) -> None:
 def make_egoschema(made: Path, hub: Path) -> None:
     table(hub / "MC/test-0.parquet", egoschema_rows(made, False))
     table(hub / "Subset/test-0.parquet", egoschema_rows(made, True))
+    table(hub / "GENERATION/test/0000.parquet", [{"question": "not to be read"}])
     table(hub / "MC_PPL/test-0.parquet", [{"question": "not to be read"}])
 
 
@@ -146,7 +147,8 @@ def make_questions(made: Path, hub: Path) -> None:
 
 def make_vcgbench(made: Path, hub: Path) -> None:
     for part in ("generic", "temporal", "consistency"):
-        table(hub / part.capitalize() / "test-00000-of-00001.parquet", vcg_rows(made, part))
+        name = "test/0000.parquet" if part == "temporal" else "test-00000-of-00001.parquet"
+        table(hub / part.capitalize() / name, vcg_rows(made, part))
 
 
 def copy_vcgbench(made: Path, hub: Path) -> None:
@@ -220,16 +222,17 @@ def test_consistency_rows_are_paired_by_video_and_answer(hub: Path, data: Path) 
         return {"video_name": video, "answer": answer, "question_1": first, "question_2": second}
 
     rows = [row("v", "x", "v1"), row("w", "x", "w1"), row("w", "x", second="w2"), row("v", "y", "u1", "u2")]
-    rows += [row("v", "x", second="v2")]
+    rows += [row("v", "x", second="v2"), row("z", "x", second="z2"), row("z", "x", "z1")]
     prepare("vcgbench", table(hub / "consistency.parquet", rows), data)
     found = read(data / "VCGBench/Zero_Shot_QA/Benchmarking_QA/consistency_qa.json")
     assert [(r["video_name"], r["Q1"], r["Q2"], r["A"]) for r in found] == [
         ("v", "v1", "v2", "x"),
         ("w", "w1", "w2", "x"),
         ("v", "u1", "u2", "y"),
+        ("z", "z1", "z2", "x"),
     ]
-    for broken, said in ((rows[:1], "row 1: there is no second"), (rows[2:3], "row 1: there is no first")):
-        with pytest.raises(InputError, match=said):
+    for broken in (rows[:1], rows[2:3], [rows[0], rows[2]], [rows[0], rows[0]]):
+        with pytest.raises(InputError, match="row 1: there is no other question"):
             prepare("vcgbench", table(hub / "consistency.parquet", broken), data, force=True)
     with pytest.raises(InputError, match="both"):
         prepare("vcgbench", table(hub / "consistency.parquet", [row("v", "x")]), data, force=True)
