@@ -127,7 +127,7 @@ def pair(number: int = 5, first: str = "A pan.", second: str = "A pot.", **more:
             answer="A pan.",
             text=pred,
             pred=pred,
-            facts={"pair": f"consistency/{number}", "which": which},
+            facts={"pair": f"consistency/{number}", "part": which},
             **more,
         )
         for which, question, pred in zip((1, 2), questions, (first, second))

@@ -100,13 +100,13 @@ def cases_of(records: Iterable[Record], *, consistency: str = "prunevid", wordin
 
 def _add_half(pairs: dict[str, dict[int, Record]], record: Record) -> None:
     """Puts a record of a consistency question to the other one of its pair."""
-    pair, which = record.facts.get("pair"), record.facts.get("which")
-    if pair is None or which not in (1, 2):
-        raise InputError(f"{record.key} does not say which of which pair it is; answer the question again.")
+    pair, part = record.facts.get("pair"), record.facts.get("part")
+    if pair is None or part not in (1, 2):
+        raise InputError(f"{record.key} does not say which part of which pair it is; answer the question again.")
     halves = pairs.setdefault(str(pair), {})
-    if which in halves:
-        raise InputError(f"{record.key} and {halves[which].key} are both question {which} of pair {pair}; remove one.")
-    halves[which] = record
+    if part in halves:
+        raise InputError(f"{record.key} and {halves[part].key} are both question {part} of pair {pair}; remove one.")
+    halves[part] = record
 
 
 def _pair(pair: str, halves: Mapping[int, Record], consistency: str, wording: str) -> Case:

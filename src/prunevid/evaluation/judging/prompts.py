@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The messages that a judge of VideoChatGPT-Bench gets, in the protocol's own words (judge_texts.json names their source)."""
+"""The messages that a judge of VideoChatGPT-Bench gets; judge_texts.json names the source of their words."""
 
 from __future__ import annotations
 
