@@ -66,7 +66,7 @@ def serving() -> Iterator[Server]:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             with server.lock:
                 server.bodies.append(body)
-                server.headers.append(dict(self.headers))
+                server.headers.append({name.lower(): value for name, value in self.headers.items()})
                 server.paths.append(self.path)
                 number = len(server.bodies)
                 server.under_way += 1
