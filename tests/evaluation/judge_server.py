@@ -43,8 +43,8 @@ def fails(status: int, message: str = "no", *, code: str | None = None, **header
 class Server:
     """What was asked of it, and how it answers: `answer(body, number)`, the number counting from 1."""
 
-    answer: Callable[[dict[str, Any], int], Answer] = lambda body, number: says("{'score': 4}")
     url: str = ""
+    answer: Callable[[dict[str, Any], int], Answer] = lambda body, number: says("{'score': 4}")
     bodies: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
@@ -52,6 +52,15 @@ class Server:
     under_way: int = 0
     most_at_once: int = 0
     over: threading.Event = field(default_factory=threading.Event)
+
+    def forget(self) -> None:
+        """As new, at the same address."""
+        self.over.set()
+        with self.lock:
+            self.answer = type(self).answer
+            self.bodies, self.headers, self.paths = [], [], []
+            self.most_at_once = 0
+            self.over = threading.Event()
 
 
 @contextmanager

@@ -26,10 +26,16 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
-@pytest.fixture
-def server() -> Iterator[Server]:
+@pytest.fixture(scope="module")
+def shared_server() -> Iterator[Server]:
     with serving() as found:
         yield found
+
+
+@pytest.fixture
+def server(shared_server: Server) -> Server:
+    shared_server.forget()
+    return shared_server
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import socket
 import traceback
 from collections.abc import Callable, Iterator
 from email.utils import format_datetime
+from functools import cache
 from typing import Any
 
 import pytest
@@ -29,14 +30,26 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
-@pytest.fixture
-def server() -> Iterator[Server]:
+@pytest.fixture(scope="module")
+def shared_server() -> Iterator[Server]:
     with serving() as found:
         yield found
 
 
+@pytest.fixture
+def server(shared_server: Server) -> Server:
+    shared_server.forget()
+    return shared_server
+
+
 def judge(server: Server, **options: Any) -> Endpoint:
-    return Endpoint("judge-1", base_url=server.url, environment=KEY, **({"pause": 0.01} | options))
+    return _judge(server.url, **({"pause": 0.01} | options))
+
+
+@cache
+def _judge(url: str, **options: Any) -> Endpoint:
+    """One for all tests: each would read the machine's certificates anew."""
+    return Endpoint("judge-1", base_url=url, environment=KEY, **options)
 
 
 def test_a_reply(server: Server) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import os
 import re
@@ -40,11 +41,17 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
-@pytest.fixture
-def server() -> Iterator[Server]:
+@pytest.fixture(scope="module")
+def shared_server() -> Iterator[Server]:
     with serving() as found:
-        found.answer = by_aspect
         yield found
+
+
+@pytest.fixture
+def server(shared_server: Server) -> Server:
+    shared_server.forget()
+    shared_server.answer = by_aspect
+    return shared_server
 
 
 @pytest.fixture
@@ -60,8 +67,13 @@ def by_aspect(body: dict[str, Any], number: int) -> Answer:
 
 def judged(folder: Path, server: Server, model: str = "judge-1", **options: Any) -> Judged:
     named = {name: options.pop(name) for name in ("temperature", "attempts") if name in options}
-    judge = Endpoint(model, base_url=server.url, environment={}, pause=0.01, **named)
-    return judge_run(read_run(folder), judge, **options)
+    return judge_run(read_run(folder), endpoint(server.url, model, **named), **options)
+
+
+@functools.cache
+def endpoint(url: str, model: str, **options: Any) -> Endpoint:
+    """One for all tests: each would read the machine's certificates anew."""
+    return Endpoint(model, base_url=url, environment={}, pause=0.01, **options)
 
 
 def lines(folder: Path, name: str = REPLIES) -> list[dict[str, Any]]:
