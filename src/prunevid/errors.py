@@ -28,6 +28,10 @@ class AlreadyAttachedError(PruneVidError):
     """`attach` was called on a model that a pruning is attached to already."""
 
 
+class JudgeError(PruneVidError):
+    """The judge of a benchmark can't be reached, refuses, or has no budget left; what it said so far is kept."""
+
+
 class MissingDependencyError(PruneVidError, ImportError):
     """An optional package is needed for this and is not installed."""
 

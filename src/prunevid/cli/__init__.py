@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: `prunevid ask`, `prunevid compare`, `prunevid demo`, `prunevid doctor`, `prunevid convert`.
+"""The command line: `prunevid ask`, `compare`, `demo`, `doctor`, `convert`, `eval`.
 
 Exit status: 0 done, 2 wrong use, 1 anything else. An error is one sentence on stderr; `--debug` adds the
 traceback. Heavy imports happen inside the commands, so that `prunevid --help` answers at once.
