@@ -145,40 +145,74 @@ def _same(candidates: Sequence[str], one: int, other: int) -> bool:
     return _plain(candidates[one]) == _plain(candidates[other])
 
 
-_LEADS = (
-    *("The best answer is", "The correct answer is", "The answer is", "The answer", "The best option is"),
-    *("The correct option is", "Best answer:", "Best option:", "Answer:", "Option:"),
-)
+_PHRASES = ("answer is", "correct option is", "best option is", "choice is", "i choose", "i select", "i pick")
+_MARKS = ';/[]"{}()=+\\_-><@`,?!'
+_FORMS = ("({})", "{}.", "{}:", "{})", "{} ")
 
 
-def lmms_letter(benchmark: str, text: str, options: int) -> str:
-    """The letter that lmms-eval's task takes for the answer, by its description; "" where it takes none.
+def lmms_letter(benchmark: str, text: str, candidates: Sequence[str]) -> str:
+    """The letter that the task of lmms-eval 0.7.3 takes for the answer, by its rules; "" where it takes none.
 
-    MVBench: a letter at the start. Video-MME: after the usual openings ("The best answer is") the first of a letter in
-    parentheses, one with a mark behind it, one on its own. EgoSchema: "(A)", else "A ", else "A."; of several the last.
-    Where nothing matches, lmms-eval draws a letter for EgoSchema at random; here it is no answer.
+    MVBench: a letter with a full stop at the start, else the first of A to E that stands alone, also a small one.
+    EgoSchema: of all "(A)", "A " and "A." the one whose last occurrence comes first, also within words; without any,
+    in more than five words, the same with the candidates' texts. lmms-eval then draws a letter at random; here it is no
+    answer. Video-MME: the first of these that is there: a letter at the start; at the end; behind "the answer is" and
+    the like; "(A)"; "A."; "A:"; "A)"; "A "; any capital; of several of one kind the last.
 
     Args:
         benchmark: "mvbench", "videomme" or "egoschema".
         text: what was said.
-        options: how many there are.
+        candidates: in their order.
     """
-    known = f"[{LETTERS[:options]}]"
+    letters = LETTERS[: len(candidates)]
     if benchmark == "mvbench":
-        start = re.match(rf"\s*\(?({known})(?![\w'])", text)
-        return start[1] if start else ""
-    if benchmark == "egoschema":
-        padded = f" {text.strip()} "
-        for form in (rf"\(({known})\)", rf"(?<!\w)({known}) ", rf"(?<!\w)({known})\."):
-            if found := re.findall(form, padded):
-                return str(found[-1])
+        found = re.match(r"\s*([A-Ea-e])\.\s*.", text) or re.search(r"\b([A-Ea-e])\b", _unmarked(text))
+        return found[1].upper() if found else ""
+    bare = _stripped(text)
+    return _egoschema(bare, letters, candidates) if benchmark == "egoschema" else _videomme(bare, letters)
+
+
+def _unmarked(text: str) -> str:
+    """A text without marks: those of a kind that stands beside a space somewhere vanish, others become spaces."""
+    plain = " ".join(re.split(r"[\n\t]", text)).strip()
+    said, numbers = plain, re.search(r"\d,\d", plain) is not None
+    for mark in _MARKS:
+        beside = f"{mark} " in plain or f" {mark}" in plain
+        said = said.replace(mark, "" if beside or numbers else " ")
+    return re.sub(r"\.(?!\d)", "", said)
+
+
+def _stripped(text: str) -> str:
+    """A text without marks at its ends, each kind taken off once, in this order."""
+    bare = text.strip()
+    for mark in ",.!?;:'\"":
+        bare = bare.strip(mark)
+    return bare.strip()
+
+
+def _egoschema(bare: str, letters: str, candidates: Sequence[str]) -> str:
+    padded = f" {bare} "
+    places = {padded.rfind(form.format(letter)): letter for form in ("({})", "{} ", "{}.") for letter in letters}
+    if set(places) <= {-1} and len(bare.split()) > 5:
+        places = {padded.lower().rfind(text.lower()): letter for letter, text in zip(letters, candidates) if text}
+    places.pop(-1, None)
+    return places[min(places)] if places else ""
+
+
+def _videomme(bare: str, letters: str) -> str:
+    if not bare:
         return ""
-    said = text.strip()
-    for lead in _LEADS:
-        said = said.replace(lead, "")
-    for form in (rf"\(({known})\)", rf"(?<!\w)({known})[.:),]", rf"(?<![\w'])({known})(?![\w'])"):
-        if match := re.search(form, said):
-            return match[1]
+    for letter, beside in ((bare[0], bare[1:2]), (bare[-1], bare[-2:-1])):
+        if letter in letters and not beside.isalpha():
+            return letter
+    padded = f" {bare} "
+    behind = [at + len(phrase) for phrase in _PHRASES if (at := padded.lower().find(phrase)) >= 0]
+    places = {padded.find(letter, start): letter for start in behind for letter in letters}
+    for form in (None, *_FORMS, "{}"):
+        if form is not None:
+            places = {padded.rfind(form.format(letter)): letter for letter in letters}
+        if max(places, default=-1) >= 0:
+            return places[max(places)]
     return ""
 
 
@@ -200,7 +234,7 @@ def read_lmms(item: Item, text: str) -> Reading:
     """What lmms-eval's task makes of an answer (its letter), and the strict matcher beside it."""
     if not item.candidates:
         return Reading(text.strip())
-    letter = lmms_letter(item.benchmark, text, len(item.candidates))
+    letter = lmms_letter(item.benchmark, text, item.candidates)
     choice = strict_choice(text, item.candidates)
     return _judged(item, letter, choice, letter != "" and LETTERS.index(letter) == item.right)
 
