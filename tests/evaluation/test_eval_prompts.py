@@ -200,7 +200,7 @@ def test_lmms_letters_come_once() -> None:
     [
         (None, LMMS_MME),
         ("Hello.\nBye.", "This video's subtitles are listed below: \nHello.\nBye.\n" + LMMS_MME),
-        ("", "This video's subtitles are listed below: \nNo subtitles available\n" + LMMS_MME),
+        ("No subtitles available", "This video's subtitles are listed below: \nNo subtitles available\n" + LMMS_MME),
     ],
 )
 def test_lmms_subtitles(subtitles: str | None, expected: str) -> None:

@@ -22,7 +22,6 @@ from prunevid.evaluation.items import LETTERS, Item
 from prunevid.models.pllava import prompts as pllava
 from prunevid.models.stllm import prompts as stllm
 
-NO_SUBTITLES = "No subtitles available"
 _SUBTITLES = "This video's subtitles are listed below:"
 _LETTER_ONLY = (
     "Select the best answer to the following multiple-choice question based on the video and the subtitles. Respond "
@@ -86,8 +85,8 @@ def lmms_parts(item: Item, subtitles: str | None = None) -> Parts:
 
     Args:
         item: what is asked.
-        subtitles: of a video of Video-MME; "": there are none to this video; None: asked without. Its instruction
-            speaks of subtitles in both cases.
+        subtitles: of a video of Video-MME (`prunevid.evaluation.subtitles.lmms_text`); None: asked without. Its
+            instruction speaks of subtitles in both cases.
 
     Raises:
         InputError: a question with options has none, or more than letters.
@@ -102,7 +101,7 @@ def lmms_parts(item: Item, subtitles: str | None = None) -> Parts:
     if item.benchmark == "egoschema":
         tail = "\nAnswer with the option's letter from the given choices directly."
         return Parts(f"{item.question}\n{lines}", tail=tail)
-    shown = "" if subtitles is None else f"{_SUBTITLES} \n{subtitles or NO_SUBTITLES}\n"
+    shown = "" if subtitles is None else f"{_SUBTITLES} \n{subtitles}\n"
     return Parts(f"{shown}{_LETTER_ONLY}\n{item.question}\n{lines}", tail="\nThe best answer is:")
 
 
