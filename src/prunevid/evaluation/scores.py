@@ -36,8 +36,8 @@ def score(benchmark: str, records: Iterable[Record]) -> dict[str, Any]:
     Returns:
         JSON types: n (questions), answered, errors {n, videos, examples}, and for multiple choice
             with_truth, without_truth, unreadable (the strict matcher reads no candidate), letters {predicted, right},
-            accuracy {correct, strict}: each {micro, macro, answered, not_empty}; micro is the mean over questions, macro
-                the mean over tasks;
+            accuracy {correct, strict}: each {micro, macro, answered, not_empty}; micro is the mean over questions,
+                macro the mean over tasks;
             tasks, and for Video-MME duration, domain, sub_category, task_type: {name: {n, with_truth, answered, errors,
                 unreadable, correct, strict}};
             for EgoSchema subset: the same over the questions whose answers are public.
@@ -169,7 +169,9 @@ def write_all_results(folder: str | Path, records: Iterable[Record]) -> None:
 
 
 def truth_of(record: Record) -> str:
-    """The right answer as the published evaluation writes it: "(B) a box"."""
+    """The right answer as the published evaluation writes it: "(B) a box"; of an open question the reference."""
+    if not record.candidates:
+        return record.answer or ""
     return f"({'@' if record.right is None else LETTERS[record.right]}) {record.answer}"
 
 
