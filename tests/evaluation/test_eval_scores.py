@@ -183,6 +183,8 @@ def test_an_original_file_without_options_and_without_truths(tmp_path: Path) -> 
     path.write_text(json.dumps({"acc_dict": {}, "result_list": rows}))
     assert [one.correct for one in read_all_results(path)] == [True, None, False]
     assert [one.strict for one in read_all_results(path)] == [None, None, None]
+    accuracy = score("mvbench", read_all_results(path))["accuracy"]
+    assert accuracy["correct"]["micro"] == 1 / 2 and accuracy["strict"]["micro"] is None
 
 
 @pytest.mark.parametrize(

@@ -106,8 +106,9 @@ def _split(records: Sequence[Record], names: Sequence[str]) -> dict[str, list[Re
 
 
 def _share(records: Sequence[Record], matcher: str) -> float | None:
-    """The part that is right of those whose truth is known."""
-    return sum(getattr(record, matcher) is True for record in records) / len(records) if records else None
+    """The part that is right of those with a verdict and those that could not be asked."""
+    counted = [record for record in records if getattr(record, matcher) is not None or _lost(record)]
+    return sum(getattr(record, matcher) is True for record in counted) / len(counted) if counted else None
 
 
 def _known(records: Sequence[Record]) -> list[Record]:
