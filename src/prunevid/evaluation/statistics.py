@@ -99,7 +99,7 @@ def clustered_bootstrap(
 
     if len(differences) != len(clusters) or not len(differences):
         raise InputError(
-            f"There are {len(differences)} differences and {len(clusters)} clusters; give one of each for each question."
+            f"There are {len(differences)} differences and {len(clusters)} clusters; give one of each for a question."
         )
     _confidence(confidence)
     sums: dict[Hashable, list[float]] = {}
