@@ -49,14 +49,14 @@ class Published:
     Attributes:
         benchmark: one of `prunevid.evaluation.items.BENCHMARKS`.
         family: the model's type in transformers.
-        size: what the model's name must say; where the table does not name the size, `remark` tells.
+        size: what the model's name must say; where the table does not name the size, `remarks` tell.
         method: as `prunevid.methods.get` takes it.
         value: accuracy in percent; a mean score of 0 ... 5 for VideoChatGPT-Bench.
         part: "subset" or "full" of EgoSchema; "" elsewhere.
         kept: share of the visual tokens that the table prints.
         flops: share of the FLOPs that the table prints.
         options: settings that a run must have had.
-        remark: what the table leaves open about this number.
+        remarks: what the table leaves open about this number, or holds fixed and a run does not record.
     """
 
     benchmark: str
@@ -68,7 +68,7 @@ class Published:
     kept: float = 1.0
     flops: float = 1.0
     options: Mapping[str, Any] = field(default_factory=dict)
-    remark: str = ""
+    remarks: tuple[str, ...] = ()
 
 
 # family, size, method, kept, FLOPs, MVBench, Video-MME, EgoSchema subset, EgoSchema full, VCG
@@ -103,16 +103,15 @@ def _expand() -> tuple[Published, ...]:
             options = dict(_PRUNEVID) if method == "prunevid" else {}
             remarks = [_REMARKS[family]] if family in _REMARKS else []
             if family == "pllava":
-                remarks.append(f"LoRA alpha {_PLLAVA_ALPHA[benchmark]}")
+                remarks.append(f"they are of LoRA alpha {_PLLAVA_ALPHA[benchmark]}")
                 if method == "prunevid":
                     options["pruning_layer"] = _PLLAVA_LAYER[benchmark]
             if method not in ("none", "prunevid"):
-                remarks.append("the method's settings are not printed; set beside by the share kept")
+                remarks.append("the settings of other methods are not printed, and what is matched is the share kept")
             if benchmark == "vcgbench":
-                remarks.append(f"judge {JUDGE}, crossed consistency questions")
-            remark = "; ".join(remarks)
+                remarks.append(f"they are of the judge {JUDGE} and crossed consistency questions")
             found.append(
-                Published(benchmark, family, size, method, value, part, kept, flops, options, remark),
+                Published(benchmark, family, size, method, value, part, kept, flops, options, tuple(remarks)),
             )
     return tuple(found)
 

@@ -160,8 +160,9 @@ def _remarks(rows: Sequence[Row]) -> Iterator[Note]:
     remarked: dict[str, list[str]] = {}
     for row in rows:
         for entry in row.published:
-            if entry.remark and row.name not in remarked.setdefault(entry.remark, []):
-                remarked[entry.remark].append(row.name)
+            for remark in entry.remarks:
+                if row.name not in remarked.setdefault(remark, []):
+                    remarked[remark].append(row.name)
     for remark, names in remarked.items():
         yield Note(f"Published numbers beside {', '.join(names)}: {remark}.")
     judges = {row.judged.model for row in rows if row.judged is not None}

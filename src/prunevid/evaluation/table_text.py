@@ -302,7 +302,13 @@ def _document(row: Row, per_task: bool) -> dict[str, Any]:
     found["versions"] = dict(row.settings.versions)
     found["letters"] = dict(row.letters)
     found["published"] = [
-        {"value": entry.value, "part": entry.part, "kept": entry.kept, "flops": entry.flops, "remark": entry.remark}
+        {
+            "value": entry.value,
+            "part": entry.part,
+            "kept": entry.kept,
+            "flops": entry.flops,
+            "remarks": list(entry.remarks),
+        }
         for entry in row.published
     ]
     if per_task:
