@@ -15,6 +15,7 @@ from evaluation.made_runs import RIGHT, VERSIONS, change_settings, write_run
 from prunevid.cli import run as command_line
 from prunevid.errors import InputError
 from prunevid.evaluation.statistics import wilson
+from prunevid.evaluation.table_plots import series_of
 from prunevid.evaluation.table_text import render
 from prunevid.evaluation.tables import Row, Section, find_runs, make_table
 
@@ -265,6 +266,27 @@ def test_published_numbers_stand_beside(tmp_path: Path) -> None:
     said = notes(section, loud=False)
     assert "Published numbers beside fastv, plain: they are of LoRA alpha 14." in said
     assert "Published numbers beside fastv: the settings of other methods are not printed" in said
+
+
+def test_points_of_the_plot(tmp_path: Path) -> None:
+    paper = {"family": "pllava", "model": "models/pllava-7b-mvbench"}
+    write_run(tmp_path / "plain", PLAIN_SAID, **paper)
+    for kept in (0.3, 0.1):
+        said = {"method": "fastv", "kept": kept, "flops": kept + 0.1, "options": {"retention_ratio": kept}}
+        write_run(tmp_path / f"fastv{kept}", OTHER_SAID, **said, **paper)
+    write_run(tmp_path / "unknown", "!!", method="tome", **paper)
+    series = series_of(table(tmp_path))
+    assert list(series) == ["not pruned", "fastv"]
+    (plain,) = series["not pruned"]
+    assert (plain.kept, plain.flops, plain.value, plain.budgeted) == (100, 100, 60, False)
+    assert (plain.low, plain.high) == pytest.approx([100 * bound for bound in wilson(6, 10)])
+    assert [point.kept for point in series["fastv"]] == [10, 30] and all(point.budgeted for point in series["fastv"])
+    assert [[entry.value for entry in point.published] for point in series["fastv"]] == [[], [46.1]]
+    other = write_run(tmp_path / "other", OTHER_SAID, model="models/other-7b")
+    assert list(series_of(table(tmp_path / "plain", other))) == [
+        "not pruned, pllava-7b-mvbench",
+        "not pruned, other-7b",
+    ]
 
 
 VCG = {

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prunevid.evaluation.published import Published, flat_options
 from prunevid.evaluation.table_text import TITLES
 from prunevid.evaluation.tables import Row, Section
 from prunevid.view import style
@@ -22,6 +23,7 @@ class Point:
         kept, flops: shares in percent; None where unknown.
         value: accuracy in percent, or the judge's mean of five.
         low, high: its 95 % interval; equal to `value` where there is none.
+        budgeted: whether the share was asked for; such runs of a method are joined by a line.
         published: the printed numbers beside it.
     """
 
@@ -30,7 +32,8 @@ class Point:
     value: float
     low: float
     high: float
-    published: tuple[float, ...] = ()
+    budgeted: bool
+    published: tuple[Published, ...] = ()
 
 
 def series_of(section: Section) -> dict[str, list[Point]]:
@@ -47,14 +50,16 @@ def series_of(section: Section) -> dict[str, list[Point]]:
 
 def _point(row: Row) -> Point | None:
     kept, flops = (None if share is None else 100 * share for share in (row.kept, row.flops))
-    published = tuple(entry.value for entry in row.published if entry.part != "full")
+    published = tuple(entry for entry in row.published if entry.part != "full")
+    options = flat_options(row.settings)
+    budgeted = any(options.get(name) is not None for name in ("retention_ratio", "retention_tokens"))
     if row.settings.benchmark == "vcgbench":
         value = None if row.judged is None else row.judged.macro
-        return None if value is None else Point(kept, flops, value, value, value, published)
+        return None if value is None else Point(kept, flops, value, value, value, budgeted, published)
     share, interval = row.accuracy.share, row.accuracy.interval
     if share is None or interval is None:
         return None
-    return Point(kept, flops, 100 * share, 100 * interval[0], 100 * interval[1], published)
+    return Point(kept, flops, 100 * share, 100 * interval[0], 100 * interval[1], budgeted, published)
 
 
 def save_plots(sections: Sequence[Section], folder: str | Path) -> list[Path]:
@@ -82,7 +87,7 @@ def _draw(benchmark: str, series: dict[str, list[Point]], theme: style.Theme) ->
             (axes[0, 1], "flops", "FLOPs of the prefill, by formula (%)"),
         ):
             for index, (title, points) in enumerate(series.items()):
-                _draw_series(axis, theme, index, title, [(getattr(point, name), point) for point in points])
+                _draw_series(axis, theme, index, title, points, name)
             axis.set_xlabel(label)
         unit = "judge's mean of five" if benchmark == "vcgbench" else "accuracy, micro (%)"
         axes[0, 0].set_ylabel(unit)
@@ -92,9 +97,14 @@ def _draw(benchmark: str, series: dict[str, list[Point]], theme: style.Theme) ->
     return figure
 
 
-def _draw_series(axis: Any, theme: style.Theme, index: int, title: str, points: list[tuple[Any, Point]]) -> None:
-    """One method: a marker with its interval for each run, and hollow ones for the printed numbers."""
-    known = sorted(((place, point) for place, point in points if place is not None), key=lambda entry: entry[0])
+def _draw_series(axis: Any, theme: style.Theme, index: int, title: str, points: list[Point], name: str) -> None:
+    """One method: a marker with its interval for each run, and hollow ones for the printed numbers, where they stood.
+
+    Args:
+        name: "kept" or "flops", what goes to the right.
+    """
+    found = [(getattr(point, name), point) for point in points]
+    known = sorted([entry for entry in found if entry[0] is not None], key=lambda entry: entry[0])
     colour, marker = theme.colour(index), theme.marker(index)
     axis.errorbar(
         [place for place, _ in known],
@@ -102,12 +112,12 @@ def _draw_series(axis: Any, theme: style.Theme, index: int, title: str, points: 
         yerr=[[point.value - point.low for _, point in known], [point.high - point.value for _, point in known]],
         color=colour,
         marker=marker,
-        linestyle="-" if len(known) > 2 else "none",
+        linestyle="-" if len(known) > 1 and all(point.budgeted for _, point in known) else "none",
         elinewidth=1.2,
         capsize=3,
         label=title,
     )
-    printed = [(place, value) for place, point in known for value in point.published]
+    printed = sorted({(100 * getattr(entry, name), entry.value) for point in points for entry in point.published})
     if printed:
         axis.plot(
             *zip(*printed),
