@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import typer
 
-from prunevid.cli.evaluate import table
+from prunevid.cli.evaluate import sweep, table
 
 app = typer.Typer(
     help="Run the benchmarks MVBench, Video-MME, EgoSchema and VideoChatGPT-Bench, resumably, and score them.",
     no_args_is_help=True,
 )
+app.command("sweep")(sweep.sweep)
 app.command("table")(table.table)
