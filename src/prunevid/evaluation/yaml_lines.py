@@ -65,8 +65,9 @@ class _Reader:
         found: dict[str, Any] = {}
         for key_node, value_node in node.value:
             key = self.loader.construct_object(key_node, deep=True)
-            found[key] = self.value(value_node, (*place, key), above)
-            self.lines[(*place, key)] = key_node.start_mark.line + 1
+            inside = (*place, key)
+            found[key] = self.value(value_node, inside, above)
+            self.lines[inside] = key_node.start_mark.line + 1
         return found
 
     def check_names(self, node: Any) -> None:

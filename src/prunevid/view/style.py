@@ -123,6 +123,7 @@ def save(figure: Figure, path: str | Path) -> list[Path]:
         for ending, facts in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):
             target = stem.with_name(f"{stem.name}.{ending}")
             figure.savefig(target, dpi=DPI, metadata=facts, facecolor=figure.get_facecolor())
+            figure.set_layout_engine("none")  # laid out once; both files look alike
             found.append(target)
     return found
 
