@@ -120,6 +120,18 @@ def test_partial_runs_and_broken_videos(tmp_path: Path) -> None:
     assert "| 7/10, 1 failed |" in render([section], "markdown")
 
 
+def test_a_run_says_how_many_questions_it_has(tmp_path: Path) -> None:
+    plain = write_run(tmp_path / "plain", "ABCD", options_of_benchmark={"questions": 10, "annotations": "c0ffee"})
+    section = table(plain)
+    assert section.rows[0].expected == 10 and "plain is not complete: 4 of 10 questions so far." in notes(section)
+    changed = write_run(
+        tmp_path / "b", "ABCD", options_of_benchmark={"questions": 4, "annotations": "decade"}, **PRUNED
+    )
+    section = table(plain, changed)
+    assert "b and plain differ in annotations: decade and c0ffee" in notes(section)
+    assert named(section, "b").expected == 4
+
+
 def test_a_run_that_is_going_on(tmp_path: Path) -> None:
     running = write_run(tmp_path / "running", PLAIN_SAID, finished=False)
     assert "running has no results.json" in notes(table(running))
@@ -138,7 +150,7 @@ def test_a_run_that_is_going_on(tmp_path: Path) -> None:
         ({"max_new_tokens": 16}, "differ in max_new_tokens: 16 and 100"),
         ({"dtype": "bfloat16"}, "differ in dtype: bfloat16 and auto"),
         ({"attention": "eager"}, "differ in attention: eager and nothing"),
-        ({"options_of_benchmark": {"limit": 5}}, "differ in options_of_benchmark: limit=5 and nothing"),
+        ({"options_of_benchmark": {"limit": 5}}, "differ in limit: 5 and nothing"),
         ({"versions": {**VERSIONS, "torch": "2.14.1"}}, "different versions: torch 2.14.1 and 2.15.0"),
     ],
 )

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -150,9 +150,7 @@ def _settings(row: Row, baseline: Row) -> Iterator[Note]:
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name}={entry}" for name, entry in sorted(value.items())) or "nothing"
-    return str(value) or "nothing"
+    return "nothing" if value is None or value == "" or value == [] else str(value)
 
 
 def _remarks(rows: Sequence[Row]) -> Iterator[Note]:

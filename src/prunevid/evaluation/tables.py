@@ -104,8 +104,8 @@ class Row:
         run: its settings and answers.
         kept, flops: share of the visual tokens that were kept and of the prefill's FLOPs by formula, means over the
             questions; None where nothing was recorded.
-        answered: questions answered. errors: questions that could not be asked. expected: questions that any run of
-            the same benchmark and choice of questions has a line for.
+        answered: questions answered. errors: questions that could not be asked. expected: questions that the run has to
+            answer, as it noted, and at least those that any run with the same choice of questions has a line for.
         accuracy: by the protocol's own matcher, over all questions (micro). strict: by the strict matcher.
         macro: mean of the tasks' accuracies.
         tasks: accuracy by task.
@@ -218,13 +218,13 @@ def _names(runs: Sequence[Run]) -> dict[Path, str]:
 
 
 def _section(benchmark: str, runs: Sequence[Run], named: Sequence[Run], names: Mapping[Path, str]) -> Section:
-    expected: dict[str, set[str]] = {}
+    asked: dict[str, set[str]] = {}
     for run in runs:
-        expected.setdefault(_choice_of_questions(run), set()).update(run.records)
+        asked.setdefault(_choice_of_questions(run), set()).update(run.records)
     rows, pairs = [], []
     for run in runs:
         baseline = _baseline_of(run, runs, named)
-        row = _row(run, baseline, names, len(expected[_choice_of_questions(run)]))
+        row = _row(run, baseline, names, _expected(run, len(asked[_choice_of_questions(run)])))
         rows.append(row)
         pairs.append((row, baseline))
     by_folder = {id(row.run): row for row in rows}
@@ -235,7 +235,15 @@ def _section(benchmark: str, runs: Sequence[Run], named: Sequence[Run], names: M
 
 
 def _choice_of_questions(run: Run) -> str:
-    return json.dumps(dict(run.settings.options_of_benchmark), sort_keys=True, default=str)
+    """What says which questions a run asks; runs that agree in it have the same ones to answer."""
+    chosen = {name: run.settings.options_of_benchmark.get(name) for name in ("tasks", "limit", "annotations")}
+    return json.dumps(chosen, sort_keys=True, default=str)
+
+
+def _expected(run: Run, asked: int) -> int:
+    """How many questions a run has: as it noted, and at least those that any such run has a line for."""
+    noted = run.settings.options_of_benchmark.get("questions")
+    return max(asked, noted) if isinstance(noted, int) else asked
 
 
 def _ordered(rows: Sequence[Row]) -> list[Row]:
@@ -255,8 +263,10 @@ def _baseline_of(run: Run, runs: Sequence[Run], named: Sequence[Run]) -> Run | N
 
 def differing(first: Settings, second: Settings) -> dict[str, tuple[Any, Any]]:
     """Settings other than the method in which two runs differ, by name: (of the first, of the second)."""
-    names = ("protocol", "model", "family", "frames", "max_new_tokens", "dtype", "attention", "options_of_benchmark")
+    names = ("protocol", "model", "family", "frames", "max_new_tokens", "dtype", "attention")
     pairs = {name: (getattr(first, name), getattr(second, name)) for name in names}
+    one, two = first.options_of_benchmark, second.options_of_benchmark
+    pairs |= {name: (one.get(name), two.get(name)) for name in sorted({*one, *two})}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
