@@ -131,13 +131,15 @@ def load_model(request: Request) -> Pair:
     import torch
 
     from prunevid.evaluation.distributed import Place
+    from prunevid.evaluation.protocols import protocol_for
     from prunevid.evaluation.setup import model_config, open_model, with_published
 
-    request = with_published(dataclasses.replace(request, method="none"), model_config(request), {})
-    given = dict(request.loading)
-    if request.model is None and given.get("device") is None:
+    plain = Request(request.benchmark, request.data, request.out, request.model, "none", loading=request.loading)
+    protocol = protocol_for(request.benchmark, request.protocol, subtitles=request.subtitles)
+    plain = with_published(plain, model_config(plain), protocol.defaults, protocol.lora_alpha)
+    given = dict(plain.loading)
+    if plain.model is None and given.get("device") is None:
         given["device"] = "cpu"
-    plain = Request(request.benchmark, request.data, request.out, model=request.model, method="none", loading=given)
     qa = open_model(plain, Place.of_environment().loading(given, torch.cuda.device_count()))
     return qa.model, qa.processor
 
