@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import typer
 
-from prunevid.cli.evaluate import check, judge, prepare
+from prunevid.cli.evaluate import check, judge, prepare, sweep, table
 
 app = typer.Typer(
     help="Run the benchmarks MVBench, Video-MME, EgoSchema and VideoChatGPT-Bench, resumably, and score them.",
@@ -14,3 +14,5 @@ app = typer.Typer(
 app.command("check")(check.check)
 app.command("prepare")(prepare.prepare)
 app.command("judge")(judge.judge)
+app.command("sweep")(sweep.sweep)
+app.command("table")(table.table)
