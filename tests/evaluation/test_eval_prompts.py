@@ -42,11 +42,11 @@ QUERY = "Question: Q?\nOptions:\n(A) a\n(B) b \nOnly give the best option."
 SUBTITLED = "This video's subtitles are listed below:\nHello.\nBye.\n"
 LMMS_MME = (
     "Select the best answer to the following multiple-choice question based on the video and the subtitles. Respond "
-    "with only the letter (A, B, C, or D) of the correct option.\nQ?\nA. a\nB. b\nThe best answer is:"
+    "with only the letter (A, B, C, or D) of the correct option.\nQ?\nA. a\nB. b\n"
 )
 LMMS = {
     "mvbench": "Question:Q?\nOption:\n(A) a\n(B) b\nOnly give the best option.\n",
-    "videomme": LMMS_MME,
+    "videomme": LMMS_MME + "\nAnswer with the option's letter from the given choices directly.",
     "egoschema": "Q?\nA. a\nB. b\nAnswer with the option's letter from the given choices directly.",
     "vcgbench": "Q?",
 }
@@ -192,15 +192,21 @@ def test_lmms_asks_in_the_models_own_format(benchmark: str) -> None:
 
 
 def test_lmms_letters_come_once() -> None:
-    assert lmms_parts(item("videomme", candidates=("A. a", "B. b"))).query == LMMS_MME
+    assert lmms_parts(item("videomme", candidates=("A. a", "B. b"))).query == LMMS["videomme"]
 
 
 @pytest.mark.parametrize(
     ("subtitles", "expected"),
     [
-        (None, LMMS_MME),
-        ("Hello.\nBye.", "This video's subtitles are listed below: \nHello.\nBye.\n" + LMMS_MME),
-        ("No subtitles available", "This video's subtitles are listed below: \nNo subtitles available\n" + LMMS_MME),
+        (None, LMMS["videomme"]),
+        (
+            "Hello.\nBye.",
+            "This video's subtitles are listed below: \nHello.\nBye.\n" + LMMS_MME + "The best answer is:",
+        ),
+        (
+            "No subtitles available",
+            "This video's subtitles are listed below: \nNo subtitles available\n" + LMMS_MME + "The best answer is:",
+        ),
     ],
 )
 def test_lmms_subtitles(subtitles: str | None, expected: str) -> None:

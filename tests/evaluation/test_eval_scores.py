@@ -51,26 +51,27 @@ def test_mvbench_by_hand() -> None:
     assert found["unreadable"] == 2
     assert found["letters"] == {"predicted": {"A": 1, "B": 2, "none": 2}, "right": {"B": 6}}
     assert found["accuracy"]["correct"] == {
-        "micro": 3 / 6,
-        "macro": (2 / 4 + 1 / 2) / 2,
-        "answered": 3 / 5,
+        "micro": 3 / 5,
+        "macro": (2 / 3 + 1 / 2) / 2,
         "not_empty": 3 / 4,
+        "missing_as_wrong": 3 / 6,
     }
     assert found["accuracy"]["strict"] == {
-        "micro": 2 / 6,
-        "macro": (1 / 4 + 1 / 2) / 2,
-        "answered": 2 / 5,
+        "micro": 2 / 5,
+        "macro": (1 / 3 + 1 / 2) / 2,
         "not_empty": 2 / 4,
+        "missing_as_wrong": 2 / 6,
     }
     assert found["tasks"] == {
-        "One": dict(n=4, with_truth=4, answered=3, errors=1, unreadable=1, correct=2 / 4, strict=1 / 4),
+        "One": dict(n=4, with_truth=4, answered=3, errors=1, unreadable=1, correct=2 / 3, strict=1 / 3),
         "Two": dict(n=2, with_truth=2, answered=2, errors=0, unreadable=1, correct=1 / 2, strict=1 / 2),
     }
 
 
 def test_counting_every_item_twice_as_the_original_does_is_the_micro_mean() -> None:
+    asked = [one for one in MVBENCH if one.error is None]  # one that can't be asked ends the original's run
     right = total = 0
-    for one in MVBENCH:
+    for one in asked:
         for _ in range(2):
             right, total = right + (one.correct is True), total + 1
     assert score("mvbench", MVBENCH)["accuracy"]["correct"]["micro"] == right / total
@@ -117,10 +118,15 @@ def test_egoschema_is_scored_on_what_is_public() -> None:
     ]
     found = score("egoschema", records)
     assert (found["n"], found["answered"], found["with_truth"], found["without_truth"]) == (5, 3, 3, 2)
-    assert found["subset"] == dict(n=3, with_truth=3, answered=2, errors=1, unreadable=0, correct=1 / 3, strict=1 / 3)
-    assert found["accuracy"]["correct"] == {"micro": 1 / 3, "macro": 1 / 3, "answered": 1 / 2, "not_empty": 1 / 2}
+    assert found["subset"] == dict(n=3, with_truth=3, answered=2, errors=1, unreadable=0, correct=1 / 2, strict=1 / 2)
+    assert found["accuracy"]["correct"] == {
+        "micro": 1 / 2,
+        "macro": 1 / 2,
+        "not_empty": 1 / 2,
+        "missing_as_wrong": 1 / 3,
+    }
     unknown = score("egoschema", records[3:])
-    assert unknown["accuracy"]["correct"] == dict.fromkeys(("micro", "macro", "answered", "not_empty"))
+    assert unknown["accuracy"]["correct"] == dict.fromkeys(("micro", "macro", "not_empty", "missing_as_wrong"))
     assert unknown["letters"]["predicted"] == {"A": 1} and unknown["letters"]["right"] == {}
 
 

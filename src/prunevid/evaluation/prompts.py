@@ -23,6 +23,7 @@ from prunevid.models.pllava import prompts as pllava
 from prunevid.models.stllm import prompts as stllm
 
 _SUBTITLES = "This video's subtitles are listed below:"
+_DIRECTLY = "\nAnswer with the option's letter from the given choices directly."
 _LETTER_ONLY = (
     "Select the best answer to the following multiple-choice question based on the video and the subtitles. Respond "
     "with only the letter (A, B, C, or D) of the correct option."
@@ -99,10 +100,11 @@ def lmms_parts(item: Item, subtitles: str | None = None) -> Parts:
         return Parts(f"Question:{item.question}\nOption:\n{lines}", tail="Only give the best option.\n")
     lines = "\n".join(_lettered(letter, text) for letter, text in zip(LETTERS, item.candidates))
     if item.benchmark == "egoschema":
-        tail = "\nAnswer with the option's letter from the given choices directly."
-        return Parts(f"{item.question}\n{lines}", tail=tail)
-    shown = "" if subtitles is None else f"{_SUBTITLES} \n{subtitles}\n"
-    return Parts(f"{shown}{_LETTER_ONLY}\n{item.question}\n{lines}", tail="\nThe best answer is:")
+        return Parts(f"{item.question}\n{lines}", tail=_DIRECTLY)
+    asked = f"{_LETTER_ONLY}\n{item.question}\n{lines}"
+    if subtitles is None:  # as lmms-eval 0.7.3 asks, with an empty line before
+        return Parts(asked, tail=f"\n{_DIRECTLY}")
+    return Parts(f"{_SUBTITLES} \n{subtitles}\n{asked}", tail="\nThe best answer is:")
 
 
 def _joined(system: str, context: str) -> str:

@@ -26,8 +26,8 @@ _MATCHERS = ("correct", "strict")
 def score(benchmark: str, records: Iterable[Record]) -> dict[str, Any]:
     """The scores of a benchmark's answers.
 
-    A question that could not be asked (no video, a broken one) and an answer that can't be read count as wrong where
-    the truth is known; `answered` leaves the first out of the denominator, `not_empty` also what lmms-eval leaves out.
+    An answer that can't be read counts as wrong. A question that could not be asked (no video, a broken one) counts
+    neither way, but in `errors` and `missing_as_wrong`; `not_empty` also leaves out what lmms-eval leaves out.
 
     Args:
         benchmark: one of `prunevid.evaluation.items.BENCHMARKS`.
@@ -36,8 +36,8 @@ def score(benchmark: str, records: Iterable[Record]) -> dict[str, Any]:
     Returns:
         JSON types: n (questions), answered, errors {n, videos, examples}, and for multiple choice
             with_truth, without_truth, unreadable (the strict matcher reads no candidate), letters {predicted, right},
-            accuracy {correct, strict}: each {micro, macro, answered, not_empty}; micro is the mean over questions,
-                macro the mean over tasks;
+            accuracy {correct, strict}: each {micro, macro, not_empty, missing_as_wrong}; micro is the mean over
+                questions, macro the mean over tasks, the last the mean over all questions with a known truth;
             tasks, and for Video-MME duration, domain, sub_category, task_type: {name: {n, with_truth, answered, errors,
                 unreadable, correct, strict}};
             for EgoSchema subset: the same over the questions whose answers are public.
@@ -54,7 +54,7 @@ def score(benchmark: str, records: Iterable[Record]) -> dict[str, Any]:
         }
         return found
     tasks = _split(records, [record.task for record in records])
-    known = _known(records)
+    known = [record for record in records if record.correct is not None or _lost(record)]
     found["with_truth"], found["without_truth"] = len(known), len(records) - len(known)
     found["unreadable"] = _unreadable(records)
     found["letters"] = {
@@ -72,7 +72,7 @@ def score(benchmark: str, records: Iterable[Record]) -> dict[str, Any]:
 
 
 def _lost(record: Record) -> bool:
-    """Whether a question with a known truth could not be asked: it has no verdict, and counts as wrong."""
+    """Whether a question with a known truth could not be asked, and so has no verdict."""
     return record.error is not None and (record.right is not None or record.answer is not None)
 
 
@@ -106,32 +106,29 @@ def _split(records: Sequence[Record], names: Sequence[str]) -> dict[str, list[Re
 
 
 def _share(records: Sequence[Record], matcher: str) -> float | None:
-    """The part that is right of those with a verdict and those that could not be asked."""
-    counted = [record for record in records if getattr(record, matcher) is not None or _lost(record)]
-    return sum(getattr(record, matcher) is True for record in counted) / len(counted) if counted else None
-
-
-def _known(records: Sequence[Record]) -> list[Record]:
-    return [record for record in records if record.correct is not None or _lost(record)]
+    """The part that is right of those with a verdict."""
+    verdicts = [getattr(record, matcher) for record in records if getattr(record, matcher) is not None]
+    return sum(verdicts) / len(verdicts) if verdicts else None
 
 
 def _accuracy(known: Sequence[Record], tasks: Mapping[str, Sequence[Record]], matcher: str) -> dict[str, float | None]:
-    """The means over questions with a truth, over tasks, and over those that lmms-eval and others leave in."""
-    shares = [share for part in tasks.values() if (share := _share(_known(part), matcher)) is not None]
-    asked = [record for record in known if record.error is None]
+    """The means over questions, over tasks, without empty answers, and over all questions with a known truth."""
+    shares = [share for part in tasks.values() if (share := _share(part, matcher)) is not None]
+    counted = [record for record in known if getattr(record, matcher) is not None or _lost(record)]
+    right = sum(getattr(record, matcher) is True for record in counted)
     return {
         "micro": _share(known, matcher),
         "macro": sum(shares) / len(shares) if shares else None,
-        "answered": _share(asked, matcher),
-        "not_empty": _share([record for record in asked if record.text.strip()], matcher),
+        "not_empty": _share([record for record in known if record.text.strip()], matcher),
+        "missing_as_wrong": right / len(counted) if counted else None,
     }
 
 
 def _group(records: Sequence[Record]) -> dict[str, Any]:
     """The numbers of a task or another group."""
-    known, answered = _known(records), _answered(records)
-    counts = {"n": len(records), "with_truth": len(known), "answered": answered, "errors": len(records) - answered}
-    shares = {matcher: _share(known, matcher) for matcher in _MATCHERS}
+    known, answered = sum(record.correct is not None or _lost(record) for record in records), _answered(records)
+    counts = {"n": len(records), "with_truth": known, "answered": answered, "errors": len(records) - answered}
+    shares = {matcher: _share(records, matcher) for matcher in _MATCHERS}
     return {**counts, "unreadable": _unreadable(records), **shares}
 
 
