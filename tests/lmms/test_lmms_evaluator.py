@@ -46,8 +46,8 @@ def test_qwen_without_pruning_is_the_class_it_extends(simple: bool, run: Run, fo
     assert local_task.prompts(unpruned) == local_task.prompts(theirs)
     assert unpruned["results"]["made_clips"]["right,none"] == theirs["results"]["made_clips"]["right,none"] == 1.0
     assert [line.split(": ")[1] for line in kept(logged)] == [
-        "visual tokens 128.0 -> 128.0 a prompt (100.0% kept), prefill FLOPs 100.0% of the unpruned model's; means over 6 "
-        "prompts with a video of 6"
+        "visual tokens 128.0 -> 128.0 a prompt (100.0% kept), prefill FLOPs 100.0% of the unpruned model's; means over "
+        "6 prompts with a video of 6"
     ]
 
 
