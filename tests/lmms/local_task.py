@@ -1,13 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A task for lmms-eval out of made clips, in files as a user would write them; and lmms-eval's evaluator on it.
-
-Run as a program (FOLDER MODEL MODEL_ARGS OUT), for several processes, it writes the results that rank 0 gets.
-"""
+"""A task for lmms-eval out of made clips, in files as a user would write them; and lmms-eval's evaluator on it."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +56,8 @@ def write(folder: Path, clips: int = 3, questions: int = 2) -> Path:
     return folder
 
 
-def evaluate(folder: Path, model: str, model_args: str, **options: Any) -> Any:
-    """lmms-eval's results for a model on the task, as its command line asks for them; None but on rank 0."""
+def evaluate(folder: Path, model: Any, model_args: str, **options: Any) -> Any:
+    """lmms-eval's results for a model on the task, as its command line asks for them."""
     from lmms_eval.evaluator import simple_evaluate
     from lmms_eval.tasks import TaskManager
 
@@ -80,24 +76,3 @@ def prompts(results: dict[str, Any]) -> list[str]:
     """The words of each question."""
     samples = sorted(results["samples"][NAME], key=lambda sample: sample["doc_id"])
     return [sample["arguments"][0] for sample in samples]
-
-
-def main(folder: str, model: str, model_args: str, out: str) -> None:
-    """One process of several."""
-    import torch.distributed as distributed
-
-    distributed.init_process_group("gloo")
-    results = evaluate(Path(folder), model, model_args, distributed_executor_backend="torchrun")
-    if results is not None:
-        told = {"answers": answers(results), "throughput": results["throughput"], "processes": _ranks()}
-        Path(out).write_text(json.dumps(told))
-
-
-def _ranks() -> int:
-    import torch.distributed as distributed
-
-    return distributed.get_world_size()
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -145,7 +145,9 @@ class PruneVidModel(lmms):
     def clean(self) -> None:
         """Called by lmms-eval once, in every process, when all answers are there: reports, and frees the model."""
         if hasattr(self, "qa"):
-            report(self.model_id, self.qa.method, gathered(self.totals))
+            totals = gathered(self.totals)
+            if self.rank == 0:
+                report(self.model_id, self.qa.method, totals)
             del self.qa
         super().clean()
 

@@ -59,7 +59,9 @@ class Pruned:
     def clean(self) -> None:
         """Called by lmms-eval once, in every process, when all answers are there: reports, and frees the model."""
         if self.pruning is not None:
-            report(self.model_id, self.pruning.method, gathered(self.totals))
+            totals = gathered(self.totals)
+            if self.rank == 0:  # type: ignore[attr-defined]
+                report(self.model_id, self.pruning.method, totals)
             self._tally.stop()
             self.pruning.detach()
             self.pruning = None
