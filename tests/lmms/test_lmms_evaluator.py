@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import lmms_eval.evaluator  # noqa: F401  (it takes every sink off the logger when it is first imported)
 import pytest
 from lmms_eval.models import get_model
 from loguru import logger
@@ -88,8 +89,8 @@ def test_tasks_ask_in_the_words_for_the_parent(run: Run, tmp_path: Path) -> None
 
 
 def test_a_wrong_argument_is_one_sentence(run: Run, folder: Path) -> None:
-    with pytest.raises(ConfigError, match=r"^'keep' is no argument of prunevid_qwen2_5_vl .*'keep_ratio'.*\.$"):
-        run("prunevid_qwen2_5_vl", f"pretrained={folder},{EMBEDDED},keep=0.2")
+    with pytest.raises(ConfigError, match=r"^'keep_rate' is no argument of prunevid_qwen2_5_vl .*'keep_ratio'.*\.$"):
+        run("prunevid_qwen2_5_vl", f"pretrained={folder},{EMBEDDED},keep_rate=0.2")
 
 
 def test_the_model_is_pruned_until_all_answers_are_there(task: Path, folder: Path) -> None:
