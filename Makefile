@@ -5,9 +5,10 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 WORKERS ?= 2
 VERSIONS ?=
+LMMS := .venvs/lmms
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-matrix lint format train clean
+.PHONY: help demo test test-all test-matrix test-lmms lint format train clean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -30,6 +31,17 @@ test-all: $(READY)  ## the same with the heavier tests
 
 test-matrix:  ## the suite on several transformers, each in .venvs/ (VERSIONS="5.18.0" for one, PYTHON= for another Python)
 	$(PYTHON) tests/versions.py $(VERSIONS) --python $(PYTHON) --pytest "-n $(WORKERS) -m 'not slow'"
+
+# lmms-eval holds PyAV below 16, so the versions tested together apply but for that one.
+$(LMMS)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear $(LMMS)
+	grep -v '^av==' constraints.txt > $(LMMS)/constraints.txt
+	$(LMMS)/bin/python -m pip install --quiet --upgrade pip
+	$(LMMS)/bin/python -m pip install --quiet -c $(LMMS)/constraints.txt -e '.[lmms,dev]'
+	touch $@
+
+test-lmms: $(LMMS)/.ready  ## the integration with lmms-eval, and reading clips with its PyAV, in .venvs/lmms
+	PRUNEVID_TEST_LMMS=1 $(LMMS)/bin/python -m pytest tests/lmms tests/video
 
 lint: $(READY)  ## ruff, ruff format and mypy
 	$(BIN)/ruff check .
