@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +79,7 @@ class Runner:
     max_new_tokens: int
     root: Path
 
-    def records(self, groups: Sequence[Sequence[Item]]) -> Iterator[Record]:
+    def records(self, groups: Sequence[Sequence[Item]]) -> Generator[Record, None, None]:
         """A record for each item, as soon as it is answered.
 
         A clip that can't be read, and a question that can't be put, become records with their error. Whatever goes
