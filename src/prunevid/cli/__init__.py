@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from prunevid.cli import ask, compare, convert, demo, doctor
+from prunevid.cli import ask, compare, convert, demo, doctor, evaluate
 from prunevid.errors import ConfigError, InputError, PruneVidError
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app.command("compare")(compare.compare)
 app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
 app.add_typer(convert.app, name="convert")
+app.add_typer(evaluate.app, name="eval")
 
 
 def _version(wanted: bool) -> None:

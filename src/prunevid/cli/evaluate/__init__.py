@@ -5,7 +5,11 @@ from __future__ import annotations
 
 import typer
 
+from prunevid.cli.evaluate import check, prepare
+
 app = typer.Typer(
     help="Run the benchmarks MVBench, Video-MME, EgoSchema and VideoChatGPT-Bench, resumably, and score them.",
     no_args_is_help=True,
 )
+app.command("check")(check.check)
+app.command("prepare")(prepare.prepare)
