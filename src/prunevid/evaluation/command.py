@@ -61,7 +61,7 @@ def run_benchmark(
     request = with_published(request, model_config(request), protocol.defaults)
     with claimed(request.out, place):
         runner = _runner(request, protocol, items, loaded, place, tell or _silent)
-        _ask(request.out, items, runner, place, tell, retry_errors)
+        ask_all(request.out, items, runner, place, tell, retry_errors=retry_errors)
         return _finish(request, items, place)
 
 
@@ -85,10 +85,24 @@ def _runner(
     return Runner(qa, protocol, frames, length, benchmark_root(request.benchmark, request.data))
 
 
-def _ask(
-    folder: Path, items: Sequence[Item], runner: Runner, place: Place, tell: Tell | None, retry_errors: bool
+def ask_all(
+    folder: Path,
+    items: Sequence[Item],
+    runner: Runner,
+    place: Place,
+    tell: Tell | None = None,
+    *,
+    retry_errors: bool = False,
 ) -> None:
-    """Asks this process's share of what is left, and waits for the others in the main process."""
+    """Asks this process's share of what is not answered yet, and waits for the others in the main process.
+
+    Args:
+        folder: of the run, claimed for it.
+        items: all of them.
+
+    Raises:
+        StoppedError: the run could not go on.
+    """
     groups = by_clip(items)
     mine = place.share(groups)
     recorded = {key: record for key, record in read_answers(folder).items() if record.error is None or not retry_errors}

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import typer
 
-from prunevid.cli.evaluate import check, prepare
+from prunevid.cli.evaluate import check, prepare, run
+from prunevid.evaluation.items import BENCHMARKS
 
 app = typer.Typer(
     help="Run the benchmarks MVBench, Video-MME, EgoSchema and VideoChatGPT-Bench, resumably, and score them.",
@@ -13,3 +14,5 @@ app = typer.Typer(
 )
 app.command("check")(check.check)
 app.command("prepare")(prepare.prepare)
+for _benchmark in BENCHMARKS:
+    app.command(_benchmark)(run.command(_benchmark))
