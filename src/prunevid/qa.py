@@ -484,7 +484,8 @@ class VideoQA:
             if "milliseconds" in stats:
                 stats["milliseconds"]["decode_video"] = spent[row]
             texts = run.texts[row]
-            answers.append(Answer(texts[0], stats, question, ClipInfo.of(clip), tuple(texts), run.maps[row]))
+            said = (tuple(texts), run.continuations[row], run.maps[row])
+            answers.append(Answer(texts[0], stats, question, ClipInfo.of(clip), *said))
         return answers
 
 

@@ -63,8 +63,9 @@ class Plain:
         while item.key == self.wait_at:
             time.sleep(0.01)
         self.asked.append(item.key)
-        right = None if item.answer is None else text == item.answer
-        return Read(text, None, right, right)
+        pred = text.strip()
+        right = None if item.answer is None else pred == item.answer
+        return Read(pred, None, right, right)
 
 
 @cache

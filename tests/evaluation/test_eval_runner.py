@@ -68,7 +68,7 @@ def test_a_clip_is_read_and_encoded_once_for_all_its_questions(tmp_path: Path) -
         clip = alone.protocol.load(item, alone.frames)
         answer = alone.qa.ask(clip, item.question, max_new_tokens=1)
         one = found[item.key]
-        assert (one.text, one.pred, one.correct) == (answer.text, answer.text, answer.text == item.answer)
+        assert (one.text, one.pred, one.correct) == (answer.continuation, answer.text, answer.text == item.answer)
         assert (one.task, one.question, one.answer) == (item.task, item.question, item.answer)
         assert one.video == f"clips/{item.key[0]}.mp4"
         assert one.stats["original_tokens"] == answer.stats["stage1"]["original_tokens"] == 128

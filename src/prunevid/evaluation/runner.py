@@ -132,12 +132,12 @@ class Runner:
         try:
             options = self.protocol.generation(processor, family)
             answer = video.ask(item.question, prompt=prompt, max_new_tokens=self.max_new_tokens, **options)
-            reading: Reading = self.protocol.read(item, answer.text)
+            reading: Reading = self.protocol.read(item, answer.continuation)
         except Exception as problem:
             raise _stopped(item, problem) from problem
         return self._record(
             item,
-            text=answer.text,
+            text=answer.continuation,
             pred=reading.pred,
             choice=reading.choice,
             correct=reading.correct,

@@ -34,7 +34,7 @@ class Record:
     Attributes:
         key, task, question, candidates, answer, right, facts: of the item (`prunevid.evaluation.items.Item`).
         video: the clip's path below the benchmark's folder.
-        text: what the model said, whole; "" where it could not be asked.
+        text: what the model said, whole, with the space around it; "" where it could not be asked.
         pred: the part of it that the protocol takes for the answer.
         choice: place of the candidate that the strict matcher read; None where it read none, or the question is open.
         correct: by the protocol's own matcher; None where the right answer is not known here, or a judge decides.
