@@ -11,6 +11,7 @@ so that it can really answer them. Everything is the same each time.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -47,6 +48,18 @@ def write_data(root: Path, benchmarks: Iterable[str] = BENCHMARKS, *, per_task: 
     for name in benchmarks:
         WRITERS[name](root, per_task)
     return root
+
+
+def copy_data(data: Path, root: Path) -> Path:
+    """A copy in the new folder `root` that a test may spoil; clips are linked, and must be removed, not written to."""
+
+    def copy(source: str, target: str) -> str:
+        if source.endswith((".json", ".srt")):
+            return shutil.copyfile(source, target)
+        os.link(source, target)
+        return target
+
+    return Path(shutil.copytree(data, root, copy_function=copy))
 
 
 def write_mvbench(root: Path, per_task: int = 2) -> None:

@@ -70,7 +70,7 @@ def convert_egoschema(source: Path, strip_letters: bool) -> Contents:
         InputError: none of these or both, a row is malformed, or two files contradict each other.
     """
     tables = find_files(source, is_table)
-    by_part = {part: [path for path in tables if path.parent.name.lower() == part] for part in ("mc", "subset")}
+    by_part = {part: [path for path in tables if part in _folders_of(path)] for part in ("mc", "subset")}
     if source.is_file():
         by_part = {"mc": tables, "subset": []}
     lists = find_files(source, lambda path: path.suffix == ".json" and path.name != egoschema.ANSWERS)
@@ -116,10 +116,15 @@ def _published(rows: Sequence[Row], asked: Mapping[str, Mapping[str, Any]], stri
         if not str(answer).isdecimal() or int(answer) >= egoschema.OPTIONS:
             raise row.wrong(f"'answer' is {answer!r}, but must be a number from 0 to {egoschema.OPTIONS - 1}")
         uid, fields = _egoschema_row(row, strip_letters)
-        if uid not in asked or fields["candidates"] != asked[uid]["candidates"]:
+        if uid not in asked or _words(fields["candidates"]) != _words(asked[uid]["candidates"]):
             raise row.wrong(f"the options of {uid} are not those of the full set, so the answer may mean another one")
         answers[uid] = int(answer)
     return answers
+
+
+def _words(texts: Sequence[str]) -> list[list[str]]:
+    """Texts without regard to space."""
+    return [text.split() for text in texts]
 
 
 def _agree(answers: dict[str, int], more: Mapping[str, int], path: Path) -> None:
@@ -155,11 +160,16 @@ def convert_vcgbench(source: Path) -> Contents:
 
 
 def _part(path: Path) -> str:
-    for name in (path.stem.lower(), path.parent.name.lower()):
+    for name in (path.stem.lower(), *_folders_of(path)):
         for part in vcgbench.TASKS:
             if part in name:
                 return part
     raise InputError(f"It can't be told what {path} holds; put it in a folder Generic, Temporal or Consistency.")
+
+
+def _folders_of(path: Path) -> tuple[str, ...]:
+    """The names of the two folders that a table lies in: MC/test-0.parquet, or MC/test/0000.parquet on the hub."""
+    return path.parent.name.lower(), path.parent.parent.name.lower()
 
 
 def _plain(row: Row) -> dict[str, Any]:
@@ -167,25 +177,26 @@ def _plain(row: Row) -> dict[str, Any]:
 
 
 def _pairs(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The hub has a row for each of the two questions, with the other one as the text "None"; some tables have both."""
+    """The hub has a row for each of two questions with the same answer, the other one being the text "None"; a row with
+    both is a pair by itself."""
     pairs: list[dict[str, Any]] = []
-    waiting: dict[tuple[str, str], list[tuple[Row, dict[str, Any]]]] = {}
+    waiting: dict[tuple[str, str, str], list[tuple[Row, dict[str, Any]]]] = {}
     for row in rows:
         video, answer = row.file_name("video_name"), row.text("answer")
-        first, second = (None if row.text(name) == "None" else row.text(name) for name in ("question_1", "question_2"))
-        if first is None and second is None:
+        asked = {short: row.text(name) for short, name in (("Q1", "question_1"), ("Q2", "question_2"))}
+        asked = {short: question for short, question in asked.items() if question != "None"}
+        if not asked:
             raise row.wrong("'question_1' and 'question_2' are both \"None\"")
-        if first is not None:
-            pair = {"video_name": video, "Q1": first, "Q2": second, "A": answer}
-            pairs.append(pair)
-            if second is None:
-                waiting.setdefault((video, answer), []).append((row, pair))
-        elif waiting.get((video, answer)):
-            waiting[video, answer].pop(0)[1]["Q2"] = second
-        else:
-            raise row.wrong(f"there is no first question about {video} with this answer before it")
+        alone = next(iter(asked)) if len(asked) == 1 else ""
+        if waiting.get((video, answer, alone)):
+            waiting[video, answer, alone].pop(0)[1].update(asked)
+            continue
+        pairs.append({"video_name": video, "Q1": None, "Q2": None, "A": answer, **asked})
+        if alone:
+            other = "Q2" if alone == "Q1" else "Q1"
+            waiting.setdefault((video, answer, other), []).append((row, pairs[-1]))
     for row, _ in (entry for entries in waiting.values() for entry in entries):
-        raise row.wrong("there is no second question about this video with this answer after it")
+        raise row.wrong("there is no other question about this video with this answer, but these come in twos")
     return pairs
 
 
