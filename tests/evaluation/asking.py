@@ -59,7 +59,7 @@ class Plain:
     def generation(self, processor: Any, family: str) -> dict[str, Any]:
         return {}
 
-    def read(self, item: Item, text: str) -> Read:
+    def read(self, item: Item, text: str, family: str) -> Read:
         while item.key == self.wait_at:
             time.sleep(0.01)
         self.asked.append(item.key)

@@ -114,10 +114,10 @@ def test_errors_are_asked_again_only_when_wanted(tmp_path: Path) -> None:
 
 def test_an_error_of_the_model_stops_the_run_and_keeps_what_is_there(tmp_path: Path) -> None:
     class Failing(Plain):
-        def read(self, item: Item, text: str) -> Any:
+        def read(self, item: Item, text: str, family: str) -> Any:
             if item.key == "1/0":
                 raise torch.OutOfMemoryError("CUDA out of memory.")
-            return super().read(item, text)
+            return super().read(item, text, family)
 
     items = items_about(tmp_path)
     with pytest.raises(StoppedError, match=r"^The question 1/0 .*OutOfMemoryError: CUDA out of memory .*--frames"):

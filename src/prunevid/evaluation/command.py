@@ -9,7 +9,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from prunevid.errors import InputError
 from prunevid.evaluation.distributed import Place, claimed, merge, wait_for_others
 from prunevid.evaluation.items import Item
 from prunevid.evaluation.progress import Progress
@@ -54,11 +53,10 @@ def run_benchmark(
     from prunevid.evaluation.protocols import protocol_for
 
     place = place or Place.of_environment()
-    if request.subtitles and request.benchmark != "videomme":
-        raise InputError(f"{request.benchmark} has no subtitles; only videomme has.")
-    protocol = protocol_for(request.benchmark, request.protocol, subtitles=request.subtitles)
+    subtitles = {"subtitles": request.subtitles, "subtitles_before_video": request.subtitles_before_video}
+    protocol = protocol_for(request.benchmark, request.protocol, **subtitles)
     items = load_items(request.benchmark, request.data, tasks=request.tasks, limit=request.limit)
-    request = with_published(request, model_config(request), protocol.defaults)
+    request = with_published(request, model_config(request), protocol.defaults, protocol.lora_alpha)
     with claimed(request.out, place):
         runner = _runner(request, protocol, items, loaded, place, tell or _silent)
         ask_all(request.out, items, runner, place, tell, retry_errors=retry_errors)
@@ -80,7 +78,8 @@ def _runner(
     if loaded is None:
         tell(f"Loading {request.model or 'the embedded model'}.")
     qa = open_model(request, place.loading(given, torch.cuda.device_count()), loaded)
-    for line in keep_settings(request.out, settings_of(request, qa, protocol, items, frames, length)):
+    kept = keep_settings(request.out, settings_of(request, qa, protocol, items, frames, length))
+    for line in (*kept, *protocol.remarks(qa.model.config)):
         tell(line)
     return Runner(qa, protocol, frames, length, benchmark_root(request.benchmark, request.data))
 

@@ -41,7 +41,7 @@ class Asking(Protocol):
     def load(self, item: Item, frames: int) -> Clip: ...
     def prompt(self, item: Item, clip: Clip, processor: Any, family: str) -> str: ...
     def generation(self, processor: Any, family: str) -> dict[str, Any]: ...
-    def read(self, item: Item, text: str) -> Any: ...
+    def read(self, item: Item, text: str, family: str) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Runner:
         try:
             options = self.protocol.generation(processor, family)
             answer = video.ask(item.question, prompt=prompt, max_new_tokens=self.max_new_tokens, **options)
-            reading: Reading = self.protocol.read(item, answer.continuation)
+            reading: Reading = self.protocol.read(item, answer.continuation, family)
         except Exception as problem:
             raise _stopped(item, problem) from problem
         return self._record(

@@ -20,24 +20,21 @@ from prunevid.evaluation.runs import ANSWERS, SETTINGS, Settings, parts_of, read
 from prunevid.evaluation.writing import write_json
 from prunevid.qa import VideoQA
 
-LORA_ALPHA = {"mvbench": 14, "videomme": 14, "egoschema": 14, "vcgbench": 4}
-"""The scale of PLLaVA's adapters in the published run of each benchmark."""
-
 _PLACING = ("device", "device_map", "dtype", "attn_implementation")  # of the loading arguments; they change no weight
 _MISSING = object()
 
 
-def with_published(request: Request, config: Any, defaults: Mapping[str, Any]) -> Request:
+def with_published(request: Request, config: Any, defaults: Mapping[str, Any], lora_alpha: float) -> Request:
     """The request with what the benchmark's published run had, where the model is the paper's own and nothing is given.
 
     Args:
         request: as the user made it.
         config: of the model (`model_config`); None where it is not known.
-        defaults: settings of PruneVid (`Protocol.defaults`).
+        defaults, lora_alpha: of the published run: settings of PruneVid, and the scale of PLLaVA's adapters.
 
     Returns:
         For PLLaVA: with these settings where the method is "prunevid" and neither a preset nor options are given; with
-        the benchmark's `LORA_ALPHA` where the adapters lie apart and none is given. Any other model: as it was.
+        `lora_alpha` where the adapters lie apart and none is given. Any other model: as it was.
     """
     if getattr(config, "model_type", None) != "pllava":
         return request
@@ -45,7 +42,7 @@ def with_published(request: Request, config: Any, defaults: Mapping[str, Any]) -
     if "prunevid" in method and request.preset is None and not request.method_options:
         request = dataclasses.replace(request, method_options=dict(defaults))
     if getattr(config, "pllava_adapters", None) is not None and request.loading.get("lora_alpha") is None:
-        given = {**request.loading, "lora_alpha": LORA_ALPHA[request.benchmark]}
+        given = {**request.loading, "lora_alpha": lora_alpha}
         request = dataclasses.replace(request, loading=given)
     return request
 
@@ -133,6 +130,7 @@ def settings_of(
                 "tasks": list(request.tasks),
                 "limit": request.limit,
                 "subtitles": request.subtitles,
+                "subtitles_before_video": request.subtitles_before_video,
                 "questions": len(items),
                 "annotations": digest(items),
                 "lora_alpha": getattr(config, "pllava_lora_alpha", None),

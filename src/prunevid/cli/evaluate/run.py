@@ -74,6 +74,14 @@ def command(benchmark: str) -> Callable[..., int]:
         subtitles: Annotated[
             bool, typer.Option("--subtitles", help="Video-MME with its subtitles.", rich_help_panel=_BENCHMARK)
         ] = False,
+        subtitles_before_video: Annotated[
+            bool,
+            typer.Option(
+                "--subtitles-before-video",
+                help="Put them before the video instead of the question, so that tokens are not chosen by them.",
+                rich_help_panel=_BENCHMARK,
+            ),
+        ] = False,
         max_new_tokens: Annotated[
             int | None,
             typer.Option(
@@ -197,6 +205,7 @@ def command(benchmark: str) -> Callable[..., int]:
             tasks=tuple(task or ()),
             limit=limit,
             subtitles=subtitles,
+            subtitles_before_video=subtitles_before_video,
             loading={name: value for name, value in loading.items() if value is not None},
         )
         found = run_benchmark(request, tell=_tell, retry_errors=retry_errors, place=place)
