@@ -15,7 +15,7 @@ _ROUNDING = 1e-3  # seconds; Matroska keeps times in milliseconds
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """Frames sampled from a clip, in the order in which they are shown.
+    """Frames sampled from a clip, in the order in which they are shown, each once; or as a function chose them.
 
     Attributes:
         frames: (T, H, W, 3) uint8, RGB, upright (rotation metadata applied).

@@ -102,7 +102,7 @@ class FileReader:
         times = [float((pts - first) * base) for pts in index.pts]
         duration = times[-1] + float(index.last_ticks * base or 1 / rate)
         selection = self._select(times, duration, rate)
-        wanted = [index.pts[number] for number in selection.indices]
+        wanted = [index.pts[number] for number in sorted(set(selection.indices))]
         with self._open() as opened:
             frames = fetch_by_time(opened, index, wanted, self.work, self._reporter.tick, seeking)
             pixels = self._convert(frames, len(wanted))
@@ -161,10 +161,12 @@ class FileReader:
         rate: float,
         selection: Selection,
     ) -> Clip:
-        if len(pixels) < len(indices):
+        decoded = sorted(set(indices))  # each frame once, in the order of presentation
+        if len(pixels) < len(decoded):
             raise InputError(f"{self._path} changed while it was read; try again when it is complete.")
+        place = {number: position for position, number in enumerate(decoded)}
         return Clip(
-            frames=np.stack(pixels),
+            frames=np.stack([pixels[place[number]] for number in indices]),
             times=tuple(times[number] for number in indices),
             fps=rate,
             duration=duration,

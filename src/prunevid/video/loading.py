@@ -15,14 +15,14 @@ from prunevid.video.files import FileReader
 from prunevid.video.images import IMAGE_SUFFIXES, as_frames, folder_frames, read_image, sample_frames
 from prunevid.video.limits import Limits
 from prunevid.video.progress import ProgressOption, Reporter
-from prunevid.video.sampling import DEFAULT_FPS, Request, check_rate
+from prunevid.video.sampling import DEFAULT_FPS, Choose, Request, check_rate
 
 
 def load_clip(
     source: Any,
     *,
     max_frames: int = 16,
-    sampling: str = "uniform",
+    sampling: str | Choose = "uniform",
     fps: float | None = None,
     source_fps: float | None = None,
     start: float | None = None,
@@ -35,7 +35,9 @@ def load_clip(
     Which frames: those shown in [start, end), counted from the clip's first frame, are candidates. "uniform" cuts
     them into `max_frames` equal segments and takes the centre of each, frame `floor((i + 0.5) * n / max_frames)` of
     n; "fps" takes what is on screen at start, start + 1/fps, ..., and thins that in the same way if it is more than
-    `max_frames`. A clip with fewer frames gives those it has; no frame comes twice.
+    `max_frames`. A clip with fewer frames gives those it has; no frame comes twice. A protocol that says itself which
+    frames to take gives a function: it gets the number of frames and the frames a second of the whole clip, and what
+    it returns is taken as it is, in its order, with frames that it names twice.
 
     Files are opened read-only and never fetched from a network. Frames that aren't wanted are skipped by seeking
     where the container allows. A damaged file gives the frames that decode, with a `DamagedClipWarning`: also an
@@ -47,8 +49,9 @@ def load_clip(
             a path of a folder of frames (jpg, png, ...), in natural order of their names;
             a list of paths, PIL images, (H, W, 3) arrays or tensors: the frames in order, all of one size;
             a (T, H, W, 3) or (T, 3, H, W) array or tensor, integers 0 ... 255 or floats 0 ... 1.
-        max_frames: most frames to take, at least 1.
-        sampling: "uniform" or "fps".
+        max_frames: most frames to take, at least 1; a function goes by its own.
+        sampling: "uniform", "fps", or a function from (frames, frames a second) to positions from 0; then without
+            `fps`, `start` and `end`.
         fps: for "fps", frames to take a second (1 by default). Of frames without times of their own (folders, lists,
             arrays) it is the rate at which they follow each other, unless `source_fps` says that.
         source_fps: frames a second of folders, lists and arrays; `fps` by default, and 1 without that.

@@ -6,12 +6,14 @@ from __future__ import annotations
 import bisect
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from prunevid.errors import InputError
 
 MODES = ("uniform", "fps")
+Choose = Callable[[int, float], Sequence[int]]
+"""From a clip's number of frames and its frames a second to the positions to take."""
 DEFAULT_FPS = 1.0
 _HIGHEST_FPS = 1e6  # takes every frame there can be; keeps the arithmetic finite
 _TOLERANCE = 5e-4  # seconds; Matroska rounds presentation times to milliseconds
@@ -26,14 +28,20 @@ class Request:
     """
 
     max_frames: int = 16
-    sampling: str = "uniform"
+    sampling: str | Choose = "uniform"
     fps: float | None = None
     start: float | None = None
     end: float | None = None
 
     def __post_init__(self) -> None:
-        if self.sampling not in MODES:
-            raise InputError(f"sampling is {self.sampling!r}, but must be one of {', '.join(map(repr, MODES))}.")
+        if callable(self.sampling):
+            given = [name for name in ("fps", "start", "end") if getattr(self, name) is not None]
+            if given:
+                raise InputError(f"{given[0]} can't be given where sampling is a function, which takes its own frames.")
+        elif self.sampling not in MODES:
+            raise InputError(
+                f"sampling is {self.sampling!r}, but must be one of {', '.join(map(repr, MODES))}, or a function."
+            )
         try:
             count = operator.index(self.max_frames)
         except TypeError:
@@ -77,7 +85,7 @@ class Selection:
     """Which frames were chosen.
 
     Attributes:
-        indices: ascending positions in the order of presentation.
+        indices: positions in the order of presentation: ascending and each once, unless the caller chose them.
         span: seconds of the part that was sampled.
         sampled_fps: effective rate of the chosen frames, frames a second.
     """
@@ -103,7 +111,7 @@ def select(times: Sequence[float], duration: float, rate: float, request: Reques
     Frames whose presentation time is in [start, end) are candidates (where none is, the one on screen at `start`).
     "uniform" takes the centres of `max_frames` equal segments of the candidates; "fps" takes the frame that is on
     screen at start, start + 1/fps, start + 2/fps, ..., and thins them in the same way to `max_frames`. No frame is
-    taken twice: a clip with fewer frames than asked for gives those it has.
+    taken twice: a clip with fewer frames than asked for gives those it has. A function says itself what to take.
 
     Args:
         times: ascending presentation times in seconds, from 0.
@@ -113,8 +121,10 @@ def select(times: Sequence[float], duration: float, rate: float, request: Reques
         what: names the clip in messages.
 
     Raises:
-        InputError: `start` is not before the clip's end.
+        InputError: `start` is not before the clip's end, or a function chose frames that aren't there.
     """
+    if callable(request.sampling):
+        return _chosen(times, duration, rate, request.sampling, what)
     start = request.start or 0.0
     end = duration if request.end is None else min(request.end, duration)
     if start > 0 and start >= duration:
@@ -140,6 +150,21 @@ def select(times: Sequence[float], duration: float, rate: float, request: Reques
     spread = times[chosen[-1]] - times[chosen[0]]
     effective = (len(chosen) - 1) / spread if spread > 0 else 1 / span
     return Selection(tuple(chosen), span, effective)
+
+
+def _chosen(times: Sequence[float], duration: float, rate: float, choose: Choose, what: str) -> Selection:
+    """The frames that a function names, in its order."""
+    indices = tuple(operator.index(number) for number in choose(len(times), rate))
+    outside = [number for number in indices if not 0 <= number < len(times)]
+    if not indices or outside:
+        asked = f"frame {outside[0]}" if outside else "no frame"
+        raise InputError(f"{what} has the frames 0 to {len(times) - 1}, but {asked} was asked for; choose among these.")
+    low, high = min(indices), max(indices)
+    spread = times[high] - times[low]
+    span = max((times[high + 1] if high + 1 < len(times) else duration) - times[low], 1e-6)
+    # What lies between the chosen frames, not what they cover: their distance is what positions are made of.
+    effective = (len(indices) - 1) / spread if spread > 0 else len(indices) / span
+    return Selection(indices, span, effective)
 
 
 def _on_screen(times: Sequence[float], low: int, high: int, start: float, fps: float, slack: float) -> list[int]:

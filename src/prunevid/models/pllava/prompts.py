@@ -27,7 +27,7 @@ CHAT_SYSTEM = (
     "carefully and explain your answers in detail based on the provided video."
 )
 BEST_OPTION = "Best option:("
-_ONLY_THE_BEST = "\nOnly give the best option."
+ONLY_THE_BEST = "\nOnly give the best option."
 
 
 def mvbench(question: str, candidates: Sequence[str], style: str = "vicuna") -> str:
@@ -93,4 +93,4 @@ def chat_template(style: str) -> str:
 def _choice(system: str, question: str, candidates: Sequence[str], style: str) -> str:
     if style == "chatml":  # the 34B model was given the same system text in MVBench too
         system = CHAT_SYSTEM
-    return assemble(system, f"{options(question, candidates)} {_ONLY_THE_BEST}", BEST_OPTION, style)
+    return assemble(system, f"{options(question, candidates)} {ONLY_THE_BEST}", BEST_OPTION, style)
