@@ -89,7 +89,7 @@ def test_what_is_missing_is_counted_and_named(data: Path, tmp_path: Path, cli: A
     clips = sorted((few / "ego_schema" / "videos").iterdir())
     aside = clips[0].rename(tmp_path / clips[0].name)
     given = [*arguments("egoschema", few, tmp_path / "run"), "--max-new-tokens", "1"]
-    status, shown, told = cli(*given)
+    status, shown, _ = cli(*given)
     assert status == 0 and "1 questions could not be asked" in shown and clips[0].name in shown
     aside.rename(clips[0])
     assert "could not be asked" in cli(*given)[1]

@@ -130,17 +130,19 @@ def _finish(request: Request, items: Sequence[Item], place: Place) -> Run:
 
 
 def write_results(benchmark: str, folder: Path, records: Iterable[Record]) -> Mapping[str, Any]:
-    """Writes results.json, and for EgoSchema the file to be submitted.
+    """Writes results.json, the original's result files for multiple choice, and for EgoSchema the file to be submitted.
 
     Returns:
         What results.json holds.
     """
     from prunevid.evaluation.egoschema import write_submission
-    from prunevid.evaluation.scores import score
+    from prunevid.evaluation.scores import score, write_all_results
 
     records = list(records)
     results = score(benchmark, records)
     write_json(folder / RESULTS, results)
+    if benchmark != "vcgbench":
+        write_all_results(folder, records)
     if benchmark == "egoschema":
         write_submission(records, folder / SUBMISSION)
     return results

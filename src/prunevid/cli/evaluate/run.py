@@ -15,6 +15,7 @@ from prunevid.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from prunevid.evaluation.runs import Record, Run
 
@@ -262,8 +263,49 @@ def report(run: Run, as_json: bool) -> int:
 def _show(run: Run, results: Mapping[str, Any], errors: Sequence[Record], console: Console) -> None:
     from rich.markup import escape
 
-    for line in (*_what_failed(errors), *_what_next(run)):
+    console.print(_table(results))
+    for line in (*_means(results), *_what_failed(errors), *_what_next(run)):
         console.print(escape(line), soft_wrap=True, highlight=False)
+
+
+def _table(results: Mapping[str, Any]) -> Table:
+    """A row for each task, and for the other groups that a benchmark is reported in."""
+    from rich.table import Table
+
+    table = Table(
+        title=f"{results['benchmark']}: {results['n']} questions", title_justify="left", pad_edge=False, box=None
+    )
+    scored = "accuracy" in results
+    table.add_column("task")
+    for name in ("questions", "not asked", *(("unreadable", "right %", "strict %") if scored else ())):
+        table.add_column(name, justify="right")
+    for group in ("tasks", "duration", "domain", "sub_category", "task_type", "subset"):
+        rows = (
+            {"answers that are public": results[group]}
+            if group == "subset" and group in results
+            else results.get(group, {})
+        )
+        for name, row in rows.items():
+            shares = (str(row["unreadable"]), _percent(row["correct"]), _percent(row["strict"])) if scored else ()
+            table.add_row(name, str(row["n"]), str(row["errors"]), *shares)
+        if rows:
+            table.add_section()
+    return table
+
+
+def _means(results: Mapping[str, Any]) -> Iterable[str]:
+    """The means over questions and over tasks, named as such."""
+    names = {"correct": "By the protocol's matcher", "strict": "By the strict matcher"}
+    for matcher, found in results.get("accuracy", {}).items():
+        if found["micro"] is None:
+            yield "No right answer is known here, so nothing is scored."
+            return
+        micro, macro = _percent(found["micro"]), _percent(found["macro"])
+        yield f"{names[matcher]}: {micro} % of the questions (micro), {macro} % as the mean over tasks (macro)."
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}"
 
 
 def _what_failed(errors: Sequence[Record]) -> Iterable[str]:
