@@ -14,6 +14,7 @@ from typing import Any
 
 from evaluation.fixtures import place_clip
 from prunevid import builtin
+from prunevid.builtin.model import load
 from prunevid.errors import InputError
 from prunevid.evaluation.items import Item, VideoSource
 from prunevid.evaluation.runner import Runner
@@ -71,7 +72,7 @@ class Plain:
 @cache
 def embedded() -> tuple[Any, Any]:
     """The embedded model and its processor, once for all tests of a process."""
-    return builtin.load()
+    return load()
 
 
 def runner(root: Path, protocol: Any | None = None) -> Runner:

@@ -71,7 +71,7 @@ def test_a_benchmark_is_run_scored_and_not_run_again(
     assert status == 0, told
     found = read_run(out)
     assert len(found.records) == QUESTIONS[benchmark] == lines(out / "answers.jsonl")
-    assert all(record.error is None and record.text for record in found.records.values())
+    assert all(record.error is None and record.stats for record in found.records.values())
     assert (found.settings.benchmark, found.settings.protocol, found.settings.frames) == (benchmark, protocol, 8)
     results = json.loads((out / "results.json").read_text())
     assert results == json.loads(json.dumps(score(benchmark, found.records.values())))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from evaluation.asking import Plain, forked, items_about, lines, runner, timeless, wait_for
 from prunevid.errors import ConfigError, InputError, StoppedError
 from prunevid.evaluation.command import ask_all
-from prunevid.evaluation.distributed import Place, at_work, claimed, merge, wait_for_others
+from prunevid.evaluation.distributed import Others, Place, at_work, claimed, merge
 from prunevid.evaluation.items import Item
 from prunevid.evaluation.runner import by_clip
 from prunevid.evaluation.runs import ANSWERS, Record, parts_of, read_answers, read_records
@@ -184,11 +184,39 @@ def test_the_main_process_does_not_wait_for_one_that_is_gone(tmp_path: Path) -> 
     groups, told = by_clip(items), []
     records(tmp_path, TWO[1], ["1/0"])
     with pytest.raises(StoppedError, match=r"^Process 2 of 2 ended with 1 of its 2 questions not answered; .*same"):
-        wait_for_others(tmp_path, groups, TWO[0], told.append, patience=0.2, pause=0.01)
+        Others(tmp_path, groups, TWO[0], patience=0.2, pause=0.01).wait(told.append)
     assert told == ["Waiting for 1 of 2 processes."]
     records(tmp_path, TWO[1], ["1/1"])
-    wait_for_others(tmp_path, groups, TWO[0], told.append)
+    Others(tmp_path, groups, TWO[0]).wait(told.append)
     assert len(told) == 1  # nothing to wait for
+
+
+def test_one_that_was_seen_at_work_is_not_waited_for_once_it_has_ended(tmp_path: Path) -> None:
+    others = Others(tmp_path, by_clip(items_about(tmp_path, seeds=(0, 1), each=1)), TWO[0])
+    with claimed(tmp_path, TWO[1]):
+        others.look()
+    told: list[str] = []
+    with pytest.raises(StoppedError, match="ended with 1 of its 1 questions"):
+        others.wait(told.append)
+    assert told == []
+
+
+@needs_fork
+def test_a_look_at_a_lock_keeps_nobody_from_beginning(tmp_path: Path) -> None:
+    def looking() -> None:
+        (tmp_path / "looking").touch()
+        while not (tmp_path / "enough").exists():
+            at_work(tmp_path / TWO[1].lock)
+
+    child = forked(looking)
+    wait_for((tmp_path / "looking").exists)
+    try:
+        for _ in range(50):
+            with claimed(tmp_path, TWO[1]):
+                pass
+    finally:
+        (tmp_path / "enough").touch()
+        assert os.waitpid(child, 0)[1] == 0
 
 
 def test_a_file_that_grows_is_waited_for_even_where_locks_are_not_seen(
@@ -204,7 +232,7 @@ def test_a_file_that_grows_is_waited_for_even_where_locks_are_not_seen(
 
     monkeypatch.setattr("prunevid.evaluation.distributed.time.monotonic", lambda: clock[0])
     monkeypatch.setattr("prunevid.evaluation.distributed.time.sleep", sleep)
-    wait_for_others(tmp_path, by_clip(items), TWO[0], patience=10.0)
+    Others(tmp_path, by_clip(items), TWO[0], patience=10.0).wait()
     assert clock[0] == 32.0
 
 
@@ -221,7 +249,7 @@ def test_errors_that_are_asked_again_are_waited_for(tmp_path: Path, monkeypatch:
         steps[len(paused)]()
 
     monkeypatch.setattr("prunevid.evaluation.distributed.time.sleep", sleep)
-    wait_for_others(tmp_path, by_clip(items), TWO[0], retrying=True)
+    Others(tmp_path, by_clip(items), TWO[0], retrying=True).wait()
     assert len(paused) == 3  # not begun, at work, at work; then seen to have ended
-    wait_for_others(tmp_path, by_clip(items), TWO[0])
+    Others(tmp_path, by_clip(items), TWO[0]).wait()
     assert len(paused) == 3

@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from prunevid.evaluation.distributed import Place, claimed, merge, wait_for_others
+from prunevid.evaluation.distributed import Others, Place, claimed, merge
 from prunevid.evaluation.items import Item
 from prunevid.evaluation.progress import Progress
 from prunevid.evaluation.request import Request
@@ -53,6 +53,7 @@ def run_benchmark(
     from prunevid.evaluation.protocols import protocol_for
 
     place = place or Place.of_environment()
+    tell = tell if place.main else None
     subtitles = {"subtitles": request.subtitles, "subtitles_before_video": request.subtitles_before_video}
     protocol = protocol_for(request.benchmark, request.protocol, **subtitles)
     items = load_items(request.benchmark, request.data, tasks=request.tasks, limit=request.limit)
@@ -107,16 +108,20 @@ def ask_all(
     recorded = {key: record for key, record in read_answers(folder).items() if record.error is None or not retry_errors}
     left = [rest for group in mine if (rest := [item for item in group if item.key not in recorded])]
     known = [recorded[item.key] for group in mine for item in group if item.key in recorded]
-    tell, total = tell if place.main else None, sum(map(len, mine))
+    total = sum(map(len, mine))
     if known and tell is not None:
         tell(f"{len(known)} of {total} questions are answered already.")
     shown = Progress(total, known, tell, bar=sys.stderr.isatty())
+    others = Others(folder, groups if place.main else (), place, retrying=retry_errors)
     with Journal(folder / place.file) as journal, shown as progress, closing(runner.records(left)) as records:
         for record in records:
             journal.append(record)
             progress.add(record)
+            if place.main:
+                others.look()
     if place.main:
-        wait_for_others(folder, groups, place, tell, retrying=retry_errors)
+        others.look()
+        others.wait(tell)
 
 
 def _finish(request: Request, items: Sequence[Item], place: Place) -> Run:

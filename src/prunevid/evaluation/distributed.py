@@ -22,6 +22,7 @@ from prunevid.evaluation.runs import ANSWERS, Record, parts_of, read_answers
 from prunevid.evaluation.writing import write_whole
 
 PATIENCE = 120.0  # seconds in which a process that nobody sees at work must have written something
+GLANCE = 0.4  # seconds in which a look at a lock is over
 TOLD_EVERY = 60.0  # seconds between two lines about waiting
 
 
@@ -118,7 +119,7 @@ def claimed(folder: Path, place: Place) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"The folder {folder} can't be made ({error.strerror}); give another one.") from error
-    lock = _take(folder / place.lock)
+    lock = _take(folder / place.lock, GLANCE)
     if lock is None:
         raise _taken(folder)
     try:
@@ -139,13 +140,16 @@ def at_work(path: Path) -> bool:
     return lock is None
 
 
-def _take(path: Path) -> Any:
-    """The lock, or None where it is held; the system lets go of it when a process ends, however that ends."""
+def _take(path: Path, patience: float = 0.0) -> Any:
+    """The lock, or None where it is held for so many seconds; the system frees it when a process ends, however it ends.
+
+    A process that looks whether another one is at work (`at_work`) holds that one's lock for a moment.
+    """
     from filelock import FileLock, Timeout
 
     lock = FileLock(path)
     try:
-        lock.acquire(blocking=False)
+        lock.acquire(timeout=patience, poll_interval=0.02)
     except Timeout:
         return None
     except (OSError, NotImplementedError) as error:
@@ -157,36 +161,55 @@ def _taken(folder: Path) -> InputError:
     return InputError(f"Another run is at work in {folder}; wait for its end, or give another folder.")
 
 
-def wait_for_others(
-    folder: Path,
-    groups: Sequence[Sequence[Item]],
-    place: Place,
-    tell: Callable[[str], None] | None = None,
-    *,
-    retrying: bool = False,
-    patience: float = PATIENCE,
-    pause: float = 0.5,
-) -> None:
-    """Returns when all other processes have answered their share.
+class Others:
+    """The other processes, as the main one sees them: by their locks, and by the files that they write.
 
     A process that holds its lock is at work. One that does not has ended, or has not begun, or its lock can't be seen
     from here: it is given up when its file has not grown for `patience` seconds, and at once where its lock was seen.
 
     Args:
+        folder: of the run.
         groups: all clips of the run, of which each process has its share.
-        tell: is given a line for people when there is something to wait for.
+        place: of the main process.
         retrying: whether errors are asked again: their records don't say that a process is done.
-
-    Raises:
-        StoppedError: a process ended before it was done.
     """
-    waiting = [_Watch(folder, other, other.share(groups)) for other in place.others()]
-    started = told = time.monotonic()
-    while waiting := [watch for watch in waiting if not watch.done(retrying, patience)]:
-        if tell is not None and (told == started or time.monotonic() - told > TOLD_EVERY):
-            told = time.monotonic()
-            tell(f"Waiting for {len(waiting)} of {place.world} processes.")
-        time.sleep(pause)
+
+    def __init__(
+        self,
+        folder: Path,
+        groups: Sequence[Sequence[Item]],
+        place: Place,
+        *,
+        retrying: bool = False,
+        patience: float = PATIENCE,
+        pause: float = 0.5,
+    ) -> None:
+        self.waiting = [_Watch(folder, other, other.share(groups)) for other in place.others()]
+        self.world, self.retrying, self.patience, self.pause = place.world, retrying, patience, pause
+
+    def look(self) -> None:
+        """Sees who is at work; to be called now and then, so that the end of those is known when it comes."""
+        for watch in self.waiting:
+            watch.look()
+
+    def wait(self, tell: Callable[[str], None] | None = None) -> None:
+        """Returns when all have answered their share.
+
+        Args:
+            tell: is given a line for people when there is something to wait for.
+
+        Raises:
+            StoppedError: one ended before it was done.
+        """
+        told: float | None = None
+        for watch in self.waiting:
+            watch.since = time.monotonic()
+        while left := [watch for watch in self.waiting if not watch.done(self.retrying, self.patience)]:
+            self.waiting = left
+            if tell is not None and (told is None or time.monotonic() - told > TOLD_EVERY):
+                told = time.monotonic()
+                tell(f"Waiting for {len(left)} of {self.world} processes.")
+            time.sleep(self.pause)
 
 
 class _Watch:
@@ -197,6 +220,10 @@ class _Watch:
         self.keys = {item.key for items in share for item in items}
         self.seen = False
         self.size, self.since = -1, time.monotonic()
+
+    def look(self) -> None:
+        """Remembers that it is at work, once that is seen."""
+        self.seen = self.seen or at_work(self.folder / self.other.lock)
 
     def done(self, retrying: bool, patience: float) -> bool:
         """Whether it is done.

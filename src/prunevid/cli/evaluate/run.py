@@ -272,24 +272,19 @@ def _table(results: Mapping[str, Any]) -> Table:
     """A row for each task, and for the other groups that a benchmark is reported in."""
     from rich.table import Table
 
-    table = Table(
-        title=f"{results['benchmark']}: {results['n']} questions", title_justify="left", pad_edge=False, box=None
-    )
+    title = f"{results['benchmark']}: {results['n']} questions"
+    table = Table(title=title, title_justify="left", pad_edge=False, box=None)
     scored = "accuracy" in results
     table.add_column("task")
     for name in ("questions", "not asked", *(("unreadable", "right %", "strict %") if scored else ())):
         table.add_column(name, justify="right")
-    for group in ("tasks", "duration", "domain", "sub_category", "task_type", "subset"):
-        rows = (
-            {"answers that are public": results[group]}
-            if group == "subset" and group in results
-            else results.get(group, {})
-        )
+    groups = [results.get(name, {}) for name in ("tasks", "duration", "domain", "sub_category", "task_type")]
+    groups += [{"answers that are public": results["subset"]}] if "subset" in results else []
+    for rows in groups:
         for name, row in rows.items():
             shares = (str(row["unreadable"]), _percent(row["correct"]), _percent(row["strict"])) if scored else ()
             table.add_row(name, str(row["n"]), str(row["errors"]), *shares)
-        if rows:
-            table.add_section()
+        table.add_section()
     return table
 
 
