@@ -36,8 +36,8 @@ def score(benchmark: str, records: Iterable[Record]) -> dict[str, Any]:
     Returns:
         JSON types: n (questions), answered, errors {n, videos, examples}, and for multiple choice
             with_truth, without_truth, unreadable (the strict matcher reads no candidate), letters {predicted, right},
-            accuracy {correct, strict}: each {micro, macro, answered, not_empty}; micro is the mean over questions, macro
-                the mean over tasks;
+            accuracy {correct, strict}: each {micro, macro, answered, not_empty}; micro is the mean over questions,
+                macro the mean over tasks;
             tasks, and for Video-MME duration, domain, sub_category, task_type: {name: {n, with_truth, answered, errors,
                 unreadable, correct, strict}};
             for EgoSchema subset: the same over the questions whose answers are public.
@@ -106,8 +106,9 @@ def _split(records: Sequence[Record], names: Sequence[str]) -> dict[str, list[Re
 
 
 def _share(records: Sequence[Record], matcher: str) -> float | None:
-    """The part that is right of those whose truth is known."""
-    return sum(getattr(record, matcher) is True for record in records) / len(records) if records else None
+    """The part that is right of those with a verdict and those that could not be asked."""
+    counted = [record for record in records if getattr(record, matcher) is not None or _lost(record)]
+    return sum(getattr(record, matcher) is True for record in counted) / len(counted) if counted else None
 
 
 def _known(records: Sequence[Record]) -> list[Record]:
@@ -169,7 +170,9 @@ def write_all_results(folder: str | Path, records: Iterable[Record]) -> None:
 
 
 def truth_of(record: Record) -> str:
-    """The right answer as the published evaluation writes it: "(B) a box"."""
+    """The right answer as the published evaluation writes it: "(B) a box"; of an open question the reference."""
+    if not record.candidates:
+        return record.answer or ""
     return f"({'@' if record.right is None else LETTERS[record.right]}) {record.answer}"
 
 
