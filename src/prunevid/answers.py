@@ -40,6 +40,7 @@ class Answer:
         question: what was asked.
         clip: which frames were seen.
         texts: all sequences (`num_return_sequences`).
+        continuation: what the model said as it follows the prompt, with the space around it.
         maps: for each video the record of what became of every cell of its token grid, for pictures.
     """
 
@@ -48,4 +49,5 @@ class Answer:
     question: str
     clip: ClipInfo
     texts: tuple[str, ...] = ()
+    continuation: str = ""
     maps: list[Any] = field(default_factory=list, repr=False)

@@ -38,3 +38,7 @@ class MissingDependencyError(PruneVidError, ImportError):
 
 class UnprunedWarning(UserWarning):
     """A forward pass runs unpruned because pruning can't see what it would need."""
+
+
+class StoppedError(PruneVidError):
+    """Work that had to stop halfway; what was done is kept, and the message says how to go on."""

@@ -25,13 +25,17 @@ _SAMPLING = (
 )
 
 
+_CONTEXT = 8  # tokens of the prompt that are decoded together with the answer
+
+
 @dataclass(frozen=True)
 class Run:
-    """What one call gave, an entry for each row of the batch."""
+    """What one call gave, an entry for each row of the batch; `continuations` as `Answer.continuation`."""
 
     texts: list[list[str]]
     stats: list[dict[str, Any]]
     maps: list[list[Any]]
+    continuations: list[str]
 
 
 def input_device(model: Any) -> torch.device:
@@ -90,7 +94,20 @@ def generate(model: Any, processor: Any, inputs: dict[str, Any], options: dict[s
         [[text.strip() for text in texts[row * each : (row + 1) * each]] for row in range(rows)],
         stats,
         _one_per_row(getattr(pruning, "maps", None), rows, list),
+        [_continuation(processor.tokenizer, row, prompt) for row in sequences[:: max(1, len(sequences) // rows)]],
     )
+
+
+def _continuation(tokenizer: Any, ids: Any, prompt: int) -> str:
+    """What follows the prompt in the text of a whole sequence, with the space that it begins with.
+
+    Tokenizers that mark a word's start within its first token lose that space when the new tokens are decoded alone.
+    """
+    start = max(0, prompt - _CONTEXT)
+    head, whole = (tokenizer.decode(ids[start:end], skip_special_tokens=True) for end in (prompt, len(ids)))
+    if whole.startswith(head):
+        return str(whole[len(head) :])
+    return str(tokenizer.decode(ids[prompt:], skip_special_tokens=True))
 
 
 def _one_per_row(entries: Any, rows: int, empty: Any = dict) -> list[Any]:

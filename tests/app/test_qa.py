@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import TextStreamer
+from tokenizers import Tokenizer, decoders
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast, TextStreamer
 
 from app import tiny_qwen
 from app.conftest import OTHER, QUESTION
 from app.test_stats import KEYS
 from prunevid import PruneVidConfig, attach
 from prunevid.errors import ConfigError, InputError, UnsupportedError, UnsupportedModelError
+from prunevid.generation import _continuation
 from prunevid.qa import Answer, VideoQA
 from prunevid.video import load_clip
 
@@ -93,6 +96,28 @@ def test_a_batch_gives_what_its_rows_give_alone(
     assert all(same(one, two) for one, two in zip(together, alone))
     assert [answer.question for answer in together] == [question for _, question in pairs]
     assert qa.ask_batch([]) == []
+
+
+@pytest.mark.parametrize(
+    ("prompt", "new", "expected"), [("best (", "b foo", " b foo"), ("best (", ") b", ") b"), ("", "b", "b")]
+)
+def test_a_continuation_keeps_its_first_space(prompt: str, new: str, expected: str) -> None:
+    """With a tokenizer that marks where words start, as Llama's does; alone, "b" and " b" are the same."""
+    vocabulary = {
+        token: number for number, token in enumerate(("<s>", "\u2581best", "\u2581(", "\u2581b", "\u2581foo", ")"))
+    }
+    inner = Tokenizer(WordLevel(vocabulary, unk_token="<s>"))
+    inner.decoder = decoders.Metaspace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", clean_up_tokenization_spaces=False)
+    ids = [vocabulary.get(f"\u2581{word}", vocabulary.get(word)) for word in f"{prompt} {new}".split()]
+    size = 1 + len(prompt.split())
+    assert _continuation(tokenizer, torch.tensor([0, *ids]), size) == expected
+    assert tokenizer.decode(ids[size - 1 :]) == new
+
+
+def test_prompts_of_a_batch_are_one_for_each_pair(qa: VideoQA, clip_file: Path) -> None:
+    with pytest.raises(InputError, match="1 prompts for 2 questions"):
+        qa.ask_batch([(clip_file, QUESTION), (clip_file, OTHER)], prompts=["<|video_pad|>"])
 
 
 def test_a_clip_that_occurs_often_in_a_batch_is_read_once(

@@ -25,6 +25,7 @@ class Request:
         tasks: only items of these tasks; () all.
         limit: only the first so many items of each task.
         subtitles: Video-MME with its subtitles.
+        subtitles_before_video: put them where the choice of tokens does not see them.
         loading: arguments of `prunevid.loading.load` (device, dtype, device_map, attn_implementation, lora_alpha, ...).
     """
 
@@ -44,4 +45,5 @@ class Request:
     tasks: tuple[str, ...] = ()
     limit: int | None = None
     subtitles: bool = False
+    subtitles_before_video: bool = False
     loading: Mapping[str, Any] = field(default_factory=dict)

@@ -4,9 +4,12 @@
 A run's folder holds
 
     settings.json              what was asked for (`Settings`); a run with other settings refuses to go on in it
-    answers.jsonl              a line for each question, in the order of answering (`Record`)
+    answers.jsonl              a line for each question (`Record`): in the order of answering, and in that of the
+                               benchmark once several processes have put theirs together
     answers-00001-of-00004.jsonl   the same of one process of several, until they are merged
     results.json               the scores, written anew from the answers whenever asked
+
+A question may have several lines, where one of a broken clip was asked again: the last one that was answered counts.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from typing import Any
 from prunevid.errors import InputError
 
 SETTINGS, ANSWERS, RESULTS = "settings.json", "answers.jsonl", "results.json"
+PARTS = "answers-*-of-*.jsonl"
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class Record:
     Attributes:
         key, task, question, candidates, answer, right, facts: of the item (`prunevid.evaluation.items.Item`).
         video: the clip's path below the benchmark's folder.
-        text: what the model said, whole; "" where it could not be asked.
+        text: what the model said, whole, with the space around it; "" where it could not be asked.
         pred: the part of it that the protocol takes for the answer.
         choice: place of the candidate that the strict matcher read; None where it read none, or the question is open.
         correct: by the protocol's own matcher; None where the right answer is not known here, or a judge decides.
@@ -61,7 +65,7 @@ class Record:
         return json.dumps(dataclasses.asdict(self), ensure_ascii=False, sort_keys=True) + "\n"
 
     @classmethod
-    def of_line(cls, line: str) -> Record:
+    def of_line(cls, line: str | bytes) -> Record:
         """The record that `line` wrote.
 
         Raises:
@@ -107,7 +111,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder, read: its settings and its records by key, the latest of each key."""
+    """A run's folder, read: its settings and its records by key, the one that counts of each key."""
 
     folder: Path
     settings: Settings
@@ -115,7 +119,7 @@ class Run:
 
 
 def read_run(folder: str | Path) -> Run:
-    """Reads what was answered so far, from the merged file or from those of several processes.
+    """Reads what was answered so far: the merged file, and those of several processes that were not merged yet.
 
     A last line that was cut off while it was written is passed over: its question counts as not answered.
 
@@ -123,12 +127,33 @@ def read_run(folder: str | Path) -> Run:
         InputError: there is no run in the folder, or a file of it is damaged (which line).
     """
     folder = Path(folder)
-    settings = read_settings(folder)
-    parts = [folder / ANSWERS] if (folder / ANSWERS).is_file() else sorted(folder.glob("answers-*-of-*.jsonl"))
+    return Run(folder, read_settings(folder), read_answers(folder))
+
+
+def parts_of(folder: Path) -> list[Path]:
+    """The files with answers of processes of several, which wait to be merged."""
+    return sorted(folder.glob(PARTS))
+
+
+def read_answers(folder: Path) -> dict[str, Record]:
+    """The records of all files of a folder by key; none where nothing was answered yet.
+
+    Raises:
+        InputError: a file is damaged (which line).
+    """
+    merged = folder / ANSWERS
     records: dict[str, Record] = {}
-    for part in parts:
-        records |= read_records(part)
-    return Run(folder, settings, records)
+    for path in [*([merged] if merged.is_file() else []), *parts_of(folder)]:
+        for record in read_records(path).values():
+            _keep(records, record)
+    return records
+
+
+def _keep(records: dict[str, Record], record: Record) -> None:
+    """Puts a later record in, unless it is an error where an answer is: files of several processes have no order."""
+    known = records.get(record.key)
+    if known is None or known.error is not None or record.error is None:
+        records[record.key] = record
 
 
 def read_settings(folder: Path) -> Settings:
@@ -150,18 +175,18 @@ def read_records(path: Path) -> dict[str, Record]:
     """The records of one file by key.
 
     Raises:
-        InputError: a line that is not the last is no record.
+        InputError: the file can't be read, or a line that is not the last is no record.
     """
     records: dict[str, Record] = {}
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    try:
+        *lines, _ = path.read_bytes().split(b"\n")  # what comes behind the last line end was cut off
+    except OSError as error:
+        raise InputError(f"{path} can't be read ({error.strerror}).") from error
     for number, line in enumerate(lines, start=1):
         try:
-            record = Record.of_line(line)
+            _keep(records, Record.of_line(line))
         except (ValueError, TypeError) as error:
-            if number == len(lines) and not line.endswith("\n"):
-                break
             raise InputError(
                 f"{path}, line {number}, is damaged ({error}); remove the line to ask it again."
             ) from error
-        records[record.key] = record
     return records

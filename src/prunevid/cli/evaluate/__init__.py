@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import typer
 
-from prunevid.cli.evaluate import check, judge, prepare, sweep, table
+from prunevid.cli.evaluate import check, judge, prepare, run, sweep, table
+from prunevid.evaluation.items import BENCHMARKS
 
 app = typer.Typer(
     help="Run the benchmarks MVBench, Video-MME, EgoSchema and VideoChatGPT-Bench, resumably, and score them.",
@@ -13,6 +14,8 @@ app = typer.Typer(
 )
 app.command("check")(check.check)
 app.command("prepare")(prepare.prepare)
+for _benchmark in BENCHMARKS:
+    app.command(_benchmark)(run.command(_benchmark))
 app.command("judge")(judge.judge)
 app.command("sweep")(sweep.sweep)
 app.command("table")(table.table)
