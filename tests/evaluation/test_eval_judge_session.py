@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from evaluation.judge_server import Answer, Server, fails, generic, pair, says, serving, temporal, write_run
-from prunevid.errors import ConfigError, InputError, JudgeError
+from prunevid.errors import ConfigError, InputError, JudgeError, StoppedError
 from prunevid.evaluation.judging import cache
 from prunevid.evaluation.judging.cache import REPLIES, STUB_REPLIES, replies_in
 from prunevid.evaluation.judging.endpoint import Endpoint
@@ -390,8 +390,8 @@ def test_results_that_cannot_be_written_leave_the_old(
     def refuse(*arguments: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("prunevid.evaluation.judging.session.os.replace", refuse)
-    with pytest.raises(InputError, match="No space left"):
+    monkeypatch.setattr("prunevid.evaluation.writing.os.replace", refuse)
+    with pytest.raises(StoppedError, match="No space left"):
         judged(folder, server)
     assert (folder / RESULTS).read_bytes() == before and sorted(path.name for path in folder.iterdir()) == [
         "answers.jsonl",

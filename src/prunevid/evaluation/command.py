@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
@@ -14,7 +15,7 @@ from prunevid.evaluation.items import Item
 from prunevid.evaluation.progress import Progress
 from prunevid.evaluation.request import Request
 from prunevid.evaluation.runner import Runner, by_clip
-from prunevid.evaluation.runs import RESULTS, Record, Run, read_answers, read_run
+from prunevid.evaluation.runs import RESULTS, Record, Run, answers_digest, read_answers, read_run
 from prunevid.evaluation.setup import keep_settings, model_config, open_model, settings_of, with_published
 from prunevid.evaluation.writing import Journal, write_json
 
@@ -137,6 +138,8 @@ def _finish(request: Request, items: Sequence[Item], place: Place) -> Run:
 def write_results(benchmark: str, folder: Path, records: Iterable[Record]) -> Mapping[str, Any]:
     """Writes results.json, the original's result files for multiple choice, and for EgoSchema the file to be submitted.
 
+    What a judge wrote into results.json stays if it was about the same answers.
+
     Returns:
         What results.json holds.
     """
@@ -144,13 +147,26 @@ def write_results(benchmark: str, folder: Path, records: Iterable[Record]) -> Ma
     from prunevid.evaluation.scores import score, write_all_results
 
     records = list(records)
+    keyed = {record.key: record for record in records}
     results = score(benchmark, records)
-    write_json(folder / RESULTS, results)
+    write_json(folder / RESULTS, {**results, **_judged(folder / RESULTS, answers_digest(keyed))})
     if benchmark != "vcgbench":
         write_all_results(folder, records)
     if benchmark == "egoschema":
         write_submission(records, folder / SUBMISSION)
     return results
+
+
+def _judged(path: Path, answers: str) -> dict[str, Any]:
+    """The judge's parts of an earlier results.json that are about answers with this digest."""
+    from prunevid.evaluation.judging.session import PART, STUB_PART
+
+    try:
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        parts = {name: earlier[name] for name in (PART, STUB_PART) if name in earlier}
+        return {name: part for name, part in parts.items() if part["answers"] == answers}
+    except (OSError, ValueError, TypeError, KeyError):  # none, or damaged: the scores are written anew
+        return {}
 
 
 def _silent(line: str) -> None:

@@ -15,6 +15,7 @@ A question may have several lines, where one of a broken clip was asked again: t
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -154,6 +155,15 @@ def _keep(records: dict[str, Record], record: Record) -> None:
     known = records.get(record.key)
     if known is None or known.error is not None or record.error is None:
         records[record.key] = record
+
+
+def answers_digest(records: Mapping[str, Record]) -> str:
+    """Hex digits that are the same for the same answers to the same questions, in whatever order."""
+    found = hashlib.sha256()
+    for key in sorted(records):
+        record = records[key]
+        found.update(json.dumps([key, record.text, record.error]).encode())
+    return found.hexdigest()
 
 
 def read_settings(folder: Path) -> Settings:

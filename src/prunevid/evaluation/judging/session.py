@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,8 @@ from prunevid.evaluation.judging.cases import Case, Cases, cases_of
 from prunevid.evaluation.judging.replies import read_reply
 from prunevid.evaluation.judging.scores import Verdict, summary
 from prunevid.evaluation.judging.stub import STUB_NOTE
-from prunevid.evaluation.runs import RESULTS, Run
+from prunevid.evaluation.runs import RESULTS, Run, answers_digest
+from prunevid.evaluation.writing import write_json
 
 TRIES = 3
 PART, STUB_PART = "judge", "judge_stub"
@@ -77,6 +77,7 @@ def judge_run(
         session.settle([case for case in cases.cases if not case.empty], concurrency)
         part = _part(cases, session)
     part["consistency"], part["wording"] = consistency, wording
+    part["answers"] = answers_digest(run.records)
     _write(run.folder / RESULTS, STUB_PART if judge.identity.stub else PART, part)
     return Judged(part, session.unfinished(part["pending"], part["judged"] + part["pending"]))
 
@@ -245,14 +246,4 @@ def _write(path: Path, name: str, part: Mapping[str, Any]) -> None:
     if not isinstance(results, dict):
         raise InputError(f"{path} does not hold the results of a run; remove it, the scores are written anew.")
     results[name] = part
-    new = path.with_name(path.name + ".new")
-    try:
-        with open(new, "w", encoding="utf-8") as file:
-            json.dump(results, file, indent=2, ensure_ascii=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(new, path)
-    except OSError as error:
-        new.unlink(missing_ok=True)
-        raise InputError(f"{path} can't be written ({error.strerror}); the judge's replies are kept.") from error
+    write_json(path, results)
