@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from evaluation.fixtures import write_data
+from models import hub_pllava
 from prunevid.cli import run
+from prunevid.evaluation.runs import read_run
 
 QUICK = ("--frames", "4", "--max-new-tokens", "2")
 PLAN = """
@@ -73,3 +75,27 @@ def test_a_sweep_of_the_real_runner_is_resumed_and_ends_in_a_table(data: Path, t
     status, shown, told = cli("eval", "table", *folders, "--format", "json")
     rows = [row for section in json.loads(shown)["sections"] for row in section["rows"]]
     assert status == 0 and sorted(row["method"] for row in rows) == ["fastv", "none", "uniform"], told
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "alpha", "layer", "warned"),
+    [("mvbench", 14, 10, False), ("mvbench", 4, 10, True), ("vcgbench", 4, 5, False)],
+)
+def test_from_a_downloaded_pllava_to_a_benchmark(
+    benchmark: str, alpha: int, layer: int, warned: bool, data: Path, tmp_path: Path, cli: Any
+) -> None:
+    source = hub_pllava.write(tmp_path / "hub", hub_pllava.tensors())
+    assert cli("convert", "pllava", source, tmp_path / "model", "--lora-alpha", alpha)[0] == 0
+    out = tmp_path / "run"
+    tasks = ("--task", "State Change") if benchmark == "mvbench" else ("--limit", 1, "--task", "generic")
+    status, _, told = cli(
+        "eval", benchmark, "--model", tmp_path / "model", "--data", data, "--out", out, *tasks, "--max-new-tokens", 2
+    )
+    assert status == 0, told
+    found = read_run(out)
+    assert all(record.error is None for record in found.records.values()) and found.records
+    depth = hub_pllava.TEXT["num_hidden_layers"]
+    config = found.settings.options["config"]
+    assert (config["dpc_knn_k"], config["keep_ratio"], found.settings.frames) == (7, 0.4, 16)
+    assert config["pruning_layer"] == min(round(layer / 32 * depth), depth - 1)
+    assert (f"{alpha}" in told and "alpha" in told) is warned, told
