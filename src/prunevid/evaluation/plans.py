@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The plan of a sweep: a YAML file with what all points have in common and what is varied.
 
-    benchmark, data, model, protocol, frames, max_new_tokens, tasks, limit, subtitles, loading   of every point
+    benchmark, data, model, protocol, frames, max_new_tokens, tasks, limit, subtitles,
+    subtitles_before_video, loading   of every point
     out             folder of the sweep
     baseline        false: do not add the run of method none
     base            the point that the others depart from
@@ -55,6 +56,7 @@ _KINDS: dict[str, tuple[type, str]] = {
     "max_new_tokens": (int, "a whole number"),
     "limit": (int, "a whole number"),
     "subtitles": (bool, "true or false"),
+    "subtitles_before_video": (bool, "true or false"),
     "baseline": (bool, "true or false"),
     "tasks": (list, "a list of tasks' names"),
     "loading": (dict, "a mapping"),
@@ -63,7 +65,10 @@ _KINDS: dict[str, tuple[type, str]] = {
     "grid": (object, "a mapping of names to lists, or a list of those"),
     "points": (list, "a list of mappings"),
 }
-_COMMON = ("benchmark", "model", "protocol", "frames", "max_new_tokens", "limit", "subtitles", "loading")
+_COMMON = (
+    *("benchmark", "model", "protocol", "frames", "max_new_tokens", "limit"),
+    *("subtitles", "subtitles_before_video", "loading"),
+)
 
 
 @dataclass(frozen=True)
