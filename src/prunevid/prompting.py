@@ -141,21 +141,53 @@ class Prompter:
         )
         return str(rendered)
 
-    def encode(self, clips: Sequence[Clip], questions: Sequence[str]) -> dict[str, Any]:
+    def check_prompt(self, prompt: object) -> str:
+        """A whole prompt as it is.
+
+        Raises:
+            InputError: it is no text, or does not hold the video's placeholder exactly once, or holds one for pictures.
+        """
+        if not isinstance(prompt, str):
+            raise InputError(f"A prompt must be text, but this one is a {type(prompt).__name__}.")
+        video, image = (getattr(self.processor, name, None) for name in ("video_token", "image_token"))
+        if isinstance(video, str) and prompt.count(video) != 1:
+            raise InputError(
+                f"The prompt holds {prompt.count(video)} times {video!r}, which stands for the video; write it once."
+            )
+        if isinstance(image, str) and image != video and image in prompt:
+            raise InputError(f"The prompt contains {image!r}, which stands for a picture; leave it out.")
+        return prompt
+
+    def whole(self, question: str, prompt: str | None = None) -> str:
+        """What the model reads: `prompt` where it is given, and the question in the model's chat format otherwise."""
+        return self.text(question) if prompt is None else self.check_prompt(prompt)
+
+    def encode(
+        self, clips: Sequence[Clip], questions: Sequence[str], prompts: Sequence[str] | None = None
+    ) -> dict[str, Any]:
         """Model inputs of a batch: row i asks `questions[i]` about `clips[i]`; shorter rows are padded on the
         left.
+
+        Args:
+            prompts: whole prompts (`check_prompt`), one for each clip, which take the questions' place.
 
         Returns:
             What the processor returns, on the device: input_ids and attention_mask (B, S), pixel values,
                 grids, ...
+
+        Raises:
+            InputError: see `check` and `check_prompt`.
         """
+        texts = [
+            self.whole(question, prompt) for question, prompt in zip(questions, prompts or [None] * len(questions))
+        ]
         options: dict[str, Any] = {}
         if hasattr(self.processor.video_processor, "cap_pixels_per_frame"):
             # Long videos stay within the token budget of the family's reference implementation.
             configured = self.processor.video_processor.cap_pixels_per_frame
             options["cap_pixels_per_frame"] = True if configured is None else configured
         inputs = self.processor(
-            text=[self.text(question) for question in questions],
+            text=texts,
             videos=self._videos(clips),
             video_metadata=[true_metadata(clip) for clip in clips],
             do_sample_frames=False,
@@ -195,44 +227,51 @@ class VideoPrompt:
         self._clip = clip
         self._first: dict[str, Any] | None = None
         self._head = ""
+        self._border = ""
         self._length = 0
 
-    def encode(self, question: str) -> dict[str, Any]:
-        """Model inputs of one question, as `Prompter.encode` gives them for a batch of one."""
+    def encode(self, question: str, prompt: str | None = None) -> dict[str, Any]:
+        """Model inputs of one question, as `Prompter.encode` gives them for a batch of one.
+
+        Prompts whose texts are the same up to the video share the work; others are tokenised anew.
+        """
+        text = self._prompter.whole(question, prompt)
+        prompts = None if prompt is None else [prompt]
         if self._first is None:
-            self._first = self._prompter.encode([self._clip], [question])
-            self._learn(question)
+            self._first = self._prompter.encode([self._clip], [question], prompts)
+            self._learn(text)
             return dict(self._first)
-        head, tail = self._split(question)
-        if self._length and head == self._head:
+        head, tail = self._split(text)
+        # A tokenizer may treat what follows a placeholder by its first character, and take space away there.
+        if self._length and head == self._head and tail[:1] == self._border:
             return self._continue(tail)
-        inputs = self._prompter.encode([self._clip], [question])
+        inputs = self._prompter.encode([self._clip], [question], prompts)
         anew = _PER_TOKEN + _PER_QUESTION
         return {name: value if name in anew else self._first[name] for name, value in inputs.items()}
 
-    def _split(self, question: str) -> tuple[str, str]:
+    def _split(self, text: str) -> tuple[str, str]:
         """The prompt up to and including the video's placeholder, and the rest."""
         token = getattr(self._prompter.processor, "video_token", None)
         if not isinstance(token, str):
             return "", ""
-        head, found, tail = self._prompter.text(question).rpartition(token)
+        head, found, tail = text.rpartition(token)
         return head + found, tail
 
     def _tokens(self, text: str) -> Tensor:
         ids = self._prompter.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
         return torch.tensor(ids, dtype=torch.long, device=self._prompter.device)
 
-    def _learn(self, question: str) -> None:
+    def _learn(self, text: str) -> None:
         """Finds where the question starts, if tokenising the rest on its own gives the same tokens."""
         inputs = self._first or {}
         row = inputs["input_ids"][0]
         per_token = [name for name, value in inputs.items() if getattr(value, "shape", None) == (1, len(row))]
-        head, tail = self._split(question)
+        head, tail = self._split(text)
         if not head or not set(per_token) <= set(_PER_TOKEN) or any(name in inputs for name in _PER_QUESTION):
             return
         rest = self._tokens(tail)
         if 0 < len(rest) < len(row) and torch.equal(row[-len(rest) :], rest):
-            self._head, self._length = head, len(row) - len(rest)
+            self._head, self._border, self._length = head, tail[:1], len(row) - len(rest)
 
     def _continue(self, tail: str) -> dict[str, Any]:
         """The first question's inputs with another question behind the video."""

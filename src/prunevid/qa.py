@@ -223,6 +223,7 @@ class VideoQA:
         start: float | None = None,
         end: float | None = None,
         images: Sequence[Any] | None = None,
+        prompt: str | None = None,
         streamer: Any = None,
         measure_flops: bool = False,
         **options: Any,
@@ -232,6 +233,8 @@ class VideoQA:
         Args:
             clip, images, max_frames, sampling, fps, start, end: see `load_clip`.
             question: text.
+            prompt: the whole prompt in the model's own format, with the video's placeholder once, as
+                `prunevid.evaluation` writes it. The question is then only kept in the answer.
             max_new_tokens: length of the answer, at most; `self.max_new_tokens` when not given.
             streamer: a transformers streamer that gets the tokens as they come.
             measure_flops: also count what the language model's prefill really multiplies, with and without
@@ -241,12 +244,12 @@ class VideoQA:
                 `model.generate`. Decoding is greedy unless they say otherwise.
 
         Raises:
-            InputError: the clip can't be read, or the question is empty.
+            InputError: the clip can't be read, the question is empty, or the prompt has no placeholder or several.
         """
-        self._prompter.check(question)
+        self._prompter.whole(question, prompt)  # refuses what can't be asked before the clip is read
         chosen = {"max_frames": max_frames, "sampling": sampling, "fps": fps, "start": start, "end": end}
         seen, spent = self._timed_clip(clip, images=images, **chosen, **_take_reading(options))
-        inputs = self._prompter.encode([seen], [question])
+        inputs = self._prompter.encode([seen], [question], prompts=None if prompt is None else [prompt])
         options = self._options(max_new_tokens, streamer, options)
         with self._lock:
             with self._attached([seen]) as pruning:
@@ -258,7 +261,12 @@ class VideoQA:
         return answer
 
     def ask_batch(
-        self, pairs: Sequence[tuple[Any, str]], *, max_new_tokens: int | None = None, **options: Any
+        self,
+        pairs: Sequence[tuple[Any, str]],
+        *,
+        prompts: Sequence[str] | None = None,
+        max_new_tokens: int | None = None,
+        **options: Any,
     ) -> list[Answer]:
         """Answers many questions in one batch, each about a clip of its own.
 
@@ -268,14 +276,18 @@ class VideoQA:
 
         Args:
             pairs: (clip, question).
+            prompts: whole prompts, one for each pair (see `ask`).
             max_new_tokens: length of each answer, at most; `self.max_new_tokens` when not given.
             options: those of `load_clip` for all clips; the rest goes to `model.generate`.
 
         Raises:
             InputError: see `ask`.
         """
-        for _, question in pairs:
-            self._prompter.check(question)
+        if prompts is not None and len(prompts) != len(pairs):
+            raise InputError(f"There are {len(prompts)} prompts for {len(pairs)} questions; give one for each.")
+        questions = [question for _, question in pairs]
+        for given in zip(questions, prompts or [None] * len(pairs)):
+            self._prompter.whole(*given)
         if not pairs:
             return []
         reading = _take_reading(options)
@@ -286,11 +298,11 @@ class VideoQA:
                 loaded[_key(clip)] = self._timed_clip(clip, **reading)
         clips = [loaded[_key(clip)][0] for clip, _ in pairs]
         spent = [loaded[_key(clip)][1] for clip, _ in pairs]
-        questions = [question for _, question in pairs]
         passes = []
         for rows in self._passes(clips):
             seen, asked = [clips[row] for row in rows], [questions[row] for row in rows]
-            passes.append((rows, seen, asked, self._prompter.encode(seen, asked)))
+            whole = None if prompts is None else [prompts[row] for row in rows]
+            passes.append((rows, seen, asked, self._prompter.encode(seen, asked, prompts=whole)))
         answers: dict[int, Answer] = {}
         with self._lock:
             for rows, seen, asked, inputs in passes:
@@ -485,20 +497,26 @@ class OpenVideo:
         self._prompt = VideoPrompt(qa._prompter, clip)
 
     def ask(
-        self, question: str, *, max_new_tokens: int | None = None, streamer: Any = None, **generate_kwargs: Any
+        self,
+        question: str,
+        *,
+        prompt: str | None = None,
+        max_new_tokens: int | None = None,
+        streamer: Any = None,
+        **generate_kwargs: Any,
     ) -> Answer:
-        """Answers a question about the clip; see `VideoQA.ask`.
+        """Answers a question about the clip; see `VideoQA.ask`, also for `prompt`.
 
         In the stats, decode_video, vision and merge are what this question cost: nothing from the second one
             on.
         """
         qa = self._qa
-        qa._prompter.check(question)
+        qa._prompter.whole(question, prompt)
         if qa._pruning is None or not qa._open:
             raise InputError("The clip was closed; ask inside `with qa.open(clip) as video:`.")
         options = qa._options(max_new_tokens, streamer, generate_kwargs)
         with qa._lock, qa._attached([self.clip]) as pruning:
-            run = generate(qa.model, qa.processor, self._prompt.encode(question), options, pruning)
+            run = generate(qa.model, qa.processor, self._prompt.encode(question, prompt), options, pruning)
             answer = qa._answers(run, [self.clip], [question], [self._spent])[0]
             self._spent = 0.0
         return answer

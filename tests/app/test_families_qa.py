@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import transformers
 
 from app import tiny_qwen
 from engine.families import build, settings
 from prunevid import models
-from prunevid.errors import UnprunedWarning
+from prunevid.errors import InputError, UnprunedWarning
 from prunevid.models.pllava import PLLaVAProcessor
 from prunevid.models.pllava.prompts import chat_template
 from prunevid.models.stllm import STLLMProcessor, STLLMVideoProcessor
@@ -150,6 +151,36 @@ def test_from_a_file_to_an_answer(family: str, tmp_path: Path) -> None:
     assert pruned.text == answer.text == held[0].text
     assert held[1].stats["stage2"]["compressed_tokens"] == batch[1].stats["stage2"]["compressed_tokens"]
     assert [one.text for one in batch] == [one.text for one in held]
+
+
+@pytest.mark.parametrize("family", PROCESSORS)
+def test_a_whole_prompt_takes_the_questions_place(family: str, tmp_path: Path) -> None:
+    """The chat template's own text gives what the question gives; another text gives the same alone and held open."""
+    qa, path = _qa(family), tiny_qwen.write_clip(tmp_path / "clip.mp4", count=FRAMES)
+    clip = qa.load_clip(path, max_frames=FRAMES)
+    texts = [qa._prompter.text(question) for question in (QUESTION, OTHER)]
+    head, token, tail = texts[0].rpartition(qa.processor.video_token)
+    texts += [f"{head}{token} the blue {tail}", f"{head}{token}the{tail} red"]
+    if family != "stllm":  # whose video comes first of all
+        texts.append(f"the red circle {head}{token}{tail}")
+    alone = [qa.ask(clip, "kept", prompt=text, max_new_tokens=4) for text in texts]
+    for answer, question in zip(alone, (QUESTION, OTHER)):
+        expected = qa.ask(clip, question, max_new_tokens=4)
+        assert (answer.text, answer.stats["stage2"]) == (expected.text, expected.stats["stage2"])
+    with qa.open(clip) as video:
+        held = [video.ask("", prompt=text, max_new_tokens=4) for text in texts]
+        for text in texts:  # the tensors, too: short answers of tiny models are often the same
+            fresh = qa._prompter.encode([clip], [""], [text])
+            reused = video._prompt.encode("", text)
+            assert fresh.keys() == reused.keys()
+            assert all(torch.equal(fresh[name], reused[name]) for name in fresh if hasattr(fresh[name], "shape"))
+    together = qa.ask_batch([(clip, "kept")] * len(texts), prompts=texts, max_new_tokens=4)
+    assert [one.text for one in held] == [one.text for one in alone] == [one.text for one in together]
+    assert [one.stats["stage2"] for one in held] == [one.stats["stage2"] for one in alone]
+    assert {one.question for one in alone} == {"kept"} and held[0].question == ""
+    for wrong in (head, texts[0] + token):
+        with pytest.raises(InputError, match="stands for the video; write it once"):
+            qa.ask(clip, QUESTION, prompt=wrong)
 
 
 @pytest.mark.parametrize("family", PROCESSORS)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -163,6 +164,40 @@ def test_a_tokenizer_that_joins_over_the_border_is_not_cut_there(clip_file: Path
 def test_questions_that_are_none(prompter: Prompter, question: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         prompter.check(question)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        (3, "must be text"),
+        ("", "holds 0 times '<|video_pad|>'"),
+        ("<|video_pad|> and <|video_pad|>", "holds 2 times"),
+        ("<|video_pad|> <|image_pad|>", "stands for a picture"),
+    ],
+)
+def test_prompts_that_are_none(prompter: Prompter, prompt: Any, message: str) -> None:
+    clip = load_clip(tiny_qwen.frames(2))
+    with pytest.raises(InputError, match=re.escape(message) if "<" in message else message):
+        prompter.encode([clip], [QUESTION], [prompt])
+    with pytest.raises(InputError):
+        VideoPrompt(prompter, clip).encode(QUESTION, prompt)
+
+
+def test_a_border_that_swallows_space_is_not_reused(clip_file: Path) -> None:
+    """A placeholder that takes the space behind it: what follows it can't always be tokenised on its own."""
+    prompter = Prompter(tiny_qwen.processor(), "cpu")
+    clip = load_clip(clip_file, max_frames=4)
+    prompt = VideoPrompt(prompter, clip)
+    apart = prompt._tokens
+
+    def keeping(text: str) -> torch.Tensor:  # on its own, space in front becomes a token
+        ids = apart(text)
+        return torch.cat([ids.new_tensor([1]), ids]) if text.startswith(" ") else ids
+
+    prompt._tokens = keeping  # type: ignore[method-assign]
+    for text in ("<|video_pad|>what moves", "<|video_pad|> what moves", "<|video_pad|>what is"):
+        fresh, again = prompter.encode([clip], [""], [text]), prompt.encode("", text)
+        assert torch.equal(fresh["input_ids"], again["input_ids"]), text
 
 
 def test_processors_that_take_no_videos_or_chat() -> None:

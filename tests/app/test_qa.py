@@ -95,6 +95,11 @@ def test_a_batch_gives_what_its_rows_give_alone(
     assert qa.ask_batch([]) == []
 
 
+def test_prompts_of_a_batch_are_one_for_each_pair(qa: VideoQA, clip_file: Path) -> None:
+    with pytest.raises(InputError, match="1 prompts for 2 questions"):
+        qa.ask_batch([(clip_file, QUESTION), (clip_file, OTHER)], prompts=["<|video_pad|>"])
+
+
 def test_a_clip_that_occurs_often_in_a_batch_is_read_once(
     qa: VideoQA, clip_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
