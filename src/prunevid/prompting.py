@@ -163,13 +163,14 @@ class Prompter:
         return self.text(question) if prompt is None else self.check_prompt(prompt)
 
     def encode(
-        self, clips: Sequence[Clip], questions: Sequence[str], prompts: Sequence[str] | None = None
+        self, clips: Sequence[Clip], questions: Sequence[str], prompts: Sequence[str | None] | None = None
     ) -> dict[str, Any]:
         """Model inputs of a batch: row i asks `questions[i]` about `clips[i]`; shorter rows are padded on the
         left.
 
         Args:
-            prompts: whole prompts (`check_prompt`), one for each clip, which take the questions' place.
+            prompts: whole prompts (`check_prompt`), one for each clip, which take the questions' place; a None leaves
+                the question.
 
         Returns:
             What the processor returns, on the device: input_ids and attention_mask (B, S), pixel values,
@@ -236,16 +237,15 @@ class VideoPrompt:
         Prompts whose texts are the same up to the video share the work; others are tokenised anew.
         """
         text = self._prompter.whole(question, prompt)
-        prompts = None if prompt is None else [prompt]
         if self._first is None:
-            self._first = self._prompter.encode([self._clip], [question], prompts)
+            self._first = self._prompter.encode([self._clip], [question], [prompt])
             self._learn(text)
             return dict(self._first)
         head, tail = self._split(text)
         # A tokenizer may treat what follows a placeholder by its first character, and take space away there.
         if self._length and head == self._head and tail[:1] == self._border:
             return self._continue(tail)
-        inputs = self._prompter.encode([self._clip], [question], prompts)
+        inputs = self._prompter.encode([self._clip], [question], [prompt])
         anew = _PER_TOKEN + _PER_QUESTION
         return {name: value if name in anew else self._first[name] for name, value in inputs.items()}
 

@@ -249,7 +249,7 @@ class VideoQA:
         self._prompter.whole(question, prompt)  # refuses what can't be asked before the clip is read
         chosen = {"max_frames": max_frames, "sampling": sampling, "fps": fps, "start": start, "end": end}
         seen, spent = self._timed_clip(clip, images=images, **chosen, **_take_reading(options))
-        inputs = self._prompter.encode([seen], [question], prompts=None if prompt is None else [prompt])
+        inputs = self._prompter.encode([seen], [question], [prompt])
         options = self._options(max_new_tokens, streamer, options)
         with self._lock:
             with self._attached([seen]) as pruning:
@@ -286,8 +286,9 @@ class VideoQA:
         if prompts is not None and len(prompts) != len(pairs):
             raise InputError(f"There are {len(prompts)} prompts for {len(pairs)} questions; give one for each.")
         questions = [question for _, question in pairs]
-        for given in zip(questions, prompts or [None] * len(pairs)):
-            self._prompter.whole(*given)
+        given: Sequence[str | None] = prompts or [None] * len(pairs)
+        for asked in zip(questions, given):
+            self._prompter.whole(*asked)
         if not pairs:
             return []
         reading = _take_reading(options)
@@ -300,15 +301,15 @@ class VideoQA:
         spent = [loaded[_key(clip)][1] for clip, _ in pairs]
         passes = []
         for rows in self._passes(clips):
-            seen, asked = [clips[row] for row in rows], [questions[row] for row in rows]
-            whole = None if prompts is None else [prompts[row] for row in rows]
-            passes.append((rows, seen, asked, self._prompter.encode(seen, asked, prompts=whole)))
+            seen, asking = [clips[row] for row in rows], [questions[row] for row in rows]
+            inputs = self._prompter.encode(seen, asking, [given[row] for row in rows])
+            passes.append((rows, seen, asking, inputs))
         answers: dict[int, Answer] = {}
         with self._lock:
-            for rows, seen, asked, inputs in passes:
+            for rows, seen, asking, inputs in passes:
                 with self._attached(seen) as pruning:
                     run = generate(self.model, self.processor, inputs, chosen, pruning)
-                answers |= zip(rows, self._answers(run, seen, asked, [spent[row] for row in rows]))
+                answers |= zip(rows, self._answers(run, seen, asking, [spent[row] for row in rows]))
         return [answers[row] for row in range(len(pairs))]
 
     def _passes(self, clips: Sequence[Clip]) -> list[list[int]]:
