@@ -110,7 +110,7 @@ def check_key(header: str | None, key: str | None) -> None:
     if key is None:
         return
     scheme, _, token = (header or "").partition(" ")
-    if scheme.lower() != "bearer" or not hmac.compare_digest(token.strip().encode("utf-8"), key.encode("utf-8")):
+    if scheme.lower() != "bearer" or not hmac.compare_digest(token.strip().encode("latin-1"), key.encode("utf-8")):
         raise Refusal(
             401, "The API key is missing or wrong; send it as 'Authorization: Bearer ...'.", "invalid_api_key"
         )
