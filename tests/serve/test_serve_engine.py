@@ -172,6 +172,7 @@ def test_templates_that_drop_or_refuse_turns(lists: bool, strict: bool, roles: t
         ({"seed": 2**63}, "64 bits"),
         ({"messages": ()}, "none"),
         ({"messages": (Message("user", " "),)}, "empty"),
+        ({"messages": (Message("user", ""), Message("assistant", "")) * 200}, "above the limit of 256"),
         ({"messages": (Message("user", "x" * 20000),)}, "above the limit of 16384"),
         ({"messages": (Message("user", "a <|video_pad|>"),)}, "control token"),
         ({"messages": (Message("user", "a"), Message("user", "b"))}, "in turns"),

@@ -443,6 +443,20 @@ def test_a_host_that_stalls_is_left(answer: bytes) -> None:
         fetch(net, "http://good.org/", fetch_seconds=0.1)
 
 
+def test_all_files_of_a_request_share_the_time() -> None:
+    net = Net(NAMES, {"/a": b"STALL", "/b": http(b"abc")})
+    settings = ServeSettings(allowed_hosts=("good.org",), fetch_seconds=0.1)
+    store = MediaStore(settings, Fetcher(settings, net.resolve, net.connect))
+    with store.request() as media:
+        with refused(504):
+            media.take("http://good.org/a", "it")
+        with refused(504):
+            media.take("http://good.org/b", "it")
+    with store.request() as media:
+        assert media.take("http://good.org/b", "it").read_bytes() == b"abc"
+    store.close()
+
+
 def test_media_come_from_the_fetcher(tmp_path: Path) -> None:
     net = Net(NAMES, {"/a": http(b"abc"), "/b": http(b"x" * 8)})
     settings = ServeSettings(allowed_hosts=("good.org",), max_upload_bytes=10)

@@ -30,7 +30,7 @@ def refuse(refusal: Refusal) -> JSONResponse:
     return JSONResponse(schema.error(refusal), refusal.status, headers)
 
 
-async def read_body(request: Request, settings: ServeSettings) -> bytes:
+async def read_body(request: Request, settings: ServeSettings) -> bytearray:
     """The whole body, within the limits of size and time.
 
     Raises:
@@ -47,13 +47,13 @@ async def read_body(request: Request, settings: ServeSettings) -> bytes:
     if declared is not None and (len(declared) > 18 or int(declared) > most):
         raise large
 
-    async def collect() -> bytes:
+    async def collect() -> bytearray:
         body = bytearray()
         async for chunk in request.stream():
             if len(body) + len(chunk) > most:
                 raise large
             body += chunk
-        return bytes(body)
+        return body
 
     try:
         return await asyncio.wait_for(collect(), settings.body_seconds)

@@ -9,7 +9,7 @@ from typing import Any
 
 from prunevid.serve.refusals import unusable
 
-ROLES = ("system", "user", "assistant")
+MOST_MESSAGES = 256
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ def check(messages: Sequence[Message], tokenizer: Any, most: int) -> None:
     Raises:
         Refusal: 422: the order of the turns, an empty question, too much text, or a control token of the model.
     """
+    if len(messages) > MOST_MESSAGES:
+        raise unusable(f"There are {len(messages)} messages, above the limit of {MOST_MESSAGES}.", "too_long")
     kinds = [message.role for message in messages]
     turns = kinds[1:] if kinds[:1] == ["system"] else kinds
     expected = [("user", "assistant")[place % 2] for place in range(len(turns))]

@@ -83,13 +83,14 @@ class Fetcher:
         self._connect = connect
         self._context = context
 
-    def fetch(self, url: str, file: BinaryIO, most: int, what: str) -> int:
+    def fetch(self, url: str, file: BinaryIO, most: int, what: str, deadline: float | None = None) -> int:
         """Writes what a URL gives into a file.
 
         Args:
             file: open for writing.
             most: bytes that it may have.
             what: names it in messages.
+            deadline: on the clock `time.monotonic`; `fetch_seconds` from now by default.
 
         Returns:
             Bytes written.
@@ -97,7 +98,8 @@ class Fetcher:
         Raises:
             Refusal: 400 no URL, 403 host or address not allowed, 413 too large, 422 not to be had, 504 too slow.
         """
-        deadline = time.monotonic() + self._settings.fetch_seconds
+        if deadline is None:
+            deadline = time.monotonic() + self._settings.fetch_seconds
         for _ in range(self._settings.max_redirects + 1):
             target = self._target(url, what)
             location, written = self._once(target, file, most, deadline, what)

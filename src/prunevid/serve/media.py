@@ -14,6 +14,7 @@ import re
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -70,6 +71,7 @@ class RequestMedia:
     folder: Path
     names: dict[str, str] = field(default_factory=dict)
     _left: int = field(init=False)
+    _deadline: float | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self._left = self.settings.max_upload_bytes
@@ -164,8 +166,10 @@ class RequestMedia:
             raise forbidden(
                 f"This server fetches nothing from other hosts; send {what} as a data URL.", "no_remote_files"
             )
+        if self._deadline is None:  # one for all remote files of the request
+            self._deadline = time.monotonic() + self.settings.fetch_seconds
         with self._new(what) as (path, file):
-            self._spend(self.fetcher.fetch(url, file, self._left, what), what)
+            self._spend(self.fetcher.fetch(url, file, self._left, what, self._deadline), what)
         return path
 
 

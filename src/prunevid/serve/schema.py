@@ -171,7 +171,7 @@ class ChatRequest(_Strict):
         return given.pop() if given else None
 
 
-def parse(body: bytes) -> ChatRequest:
+def parse(body: bytes | bytearray) -> ChatRequest:
     """A checked request.
 
     Raises:

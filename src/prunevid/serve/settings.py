@@ -50,7 +50,7 @@ class ServeSettings:
         max_per_client: requests that one client may have open.
         request_seconds: from the moment a request's turn comes until its last token.
         body_seconds: for a body to arrive, and for a client to take each piece of the answer.
-        fetch_seconds: for one remote file, all redirects together.
+        fetch_seconds: for the remote files of a request, all redirects together.
         max_redirects: redirects followed for one remote file.
         max_sessions: clips that are kept for follow-up questions.
         session_seconds: for how long after the last question.
