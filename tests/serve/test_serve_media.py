@@ -4,10 +4,14 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import os
+import shutil
 import socket
+import ssl
 import stat
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -441,6 +445,44 @@ def test_a_host_that_stalls_is_left(answer: bytes) -> None:
     net = Net(NAMES, {"/": answer})
     with refused(504, "fetch_time_limit"):
         fetch(net, "http://good.org/", fetch_seconds=0.1)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """Certificate and key of good.org, signed by itself."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("needs the program openssl to make a certificate")
+    folder = tmp_path_factory.mktemp("tls")
+    paths = str(folder / "cert.pem"), str(folder / "key.pem")
+    wanted = ["-subj", "/CN=good.org", "-addext", "subjectAltName=DNS:good.org", "-out", paths[0], "-keyout", paths[1]]
+    kind = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    subprocess.run([openssl, "req", *kind, *wanted], check=True, capture_output=True)
+    return paths
+
+
+@pytest.mark.parametrize(("host", "trusted"), [("good.org", True), ("other.org", True), ("good.org", False)])
+def test_https_checks_the_name_and_the_certificate(certificate: tuple[str, str], host: str, trusted: bool) -> None:
+    ours = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    ours.load_cert_chain(*certificate)
+    net = Net(NAMES, {"/a": http(b"abc", Content_Length="3")})
+    plain = net._answer
+
+    def answer(peer: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            plain(ours.wrap_socket(peer, server_side=True))
+
+    net._answer = answer  # type: ignore[method-assign]
+    settings = ServeSettings(allowed_hosts=tuple(NAMES), fetch_seconds=20)
+    context = ssl.create_default_context(cafile=certificate[0] if trusted else None)
+    fetcher = Fetcher(settings, net.resolve, net.connect, context)
+    if host == "good.org" and trusted:
+        assert fetcher.fetch(f"https://{host}/a", io.BytesIO(), 10, "it") == 3
+        assert net.connected == [(PUBLIC, 443)] and b"\r\nHost: good.org\r\n" in net.requests[0]
+    else:
+        with refused(422, "not_fetched"):
+            fetcher.fetch(f"https://{host}/a", io.BytesIO(), 10, "it")
+        assert net.requests == []
 
 
 def test_all_files_of_a_request_share_the_time() -> None:
