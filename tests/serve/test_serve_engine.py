@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from prunevid.builtin import make_clip
 from prunevid.qa import VideoQA
@@ -20,7 +21,7 @@ from prunevid.serve.refusals import Refusal
 from prunevid.serve.sessions import Sessions
 from prunevid.serve.settings import ServeSettings
 from prunevid.serve.streaming import Stopping, TextSink, TokenStreamer
-from prunevid.video import load_clip
+from prunevid.video import Limits, load_clip, load_images
 from serve.made import CLIP_SEED, Collected, ask, collect
 
 
@@ -211,6 +212,19 @@ def test_playlists_don_t_lead_to_other_files(engine: Engine, clip_file: Path, tm
     path.write_text(text.format(path=clip_file, name=clip_file.name))
     refusal = collect(engine, ask(path, "is there a square?")).refusal
     assert refusal.status == 422 and "no clip" in str(refusal)
+
+
+@pytest.mark.parametrize(("kind", "taken"), [("png", True), ("jpeg", True), ("eps", False), ("ppm", False)])
+def test_pictures_of_plain_formats_only(engine: Engine, tmp_path: Path, kind: str, taken: bool) -> None:
+    path = tmp_path / "1.media"
+    Image.fromarray(make_clip(CLIP_SEED).frames[0]).save(path, kind)
+    if kind != "eps":  # that format needs another program
+        assert load_images([path], limits=Limits(pictures=(kind.upper(),)))[0].shape[-1] == 3
+    got = collect(engine, Question((Message("user", "is there a square?"),), images=(path,), names={str(path): "it"}))
+    if taken:
+        assert len(got.reply.clip) == 1
+    else:
+        assert got.refusal.status == 422 and "it can't be read as an image" in str(got.refusal)
 
 
 @pytest.mark.parametrize(

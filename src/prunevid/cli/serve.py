@@ -123,8 +123,8 @@ def serve(
     run(qa, settings, name or _name(model))
 
 
-def run(qa: Any, settings: Any, name: str) -> None:
-    """Serves until it is stopped, and says where."""
+def run(qa: Any, settings: Any, name: str, mount: Any = None) -> None:
+    """Serves until it is stopped, and says where; `mount` as in `prunevid.serve.api.create_app`."""
     from prunevid.serve.api import create_app
     from prunevid.serve.engine import Engine
     from prunevid.serve.server import Server
@@ -134,7 +134,7 @@ def run(qa: Any, settings: Any, name: str) -> None:
     def ready(address: str) -> None:
         typer.echo(f"Serving {name} with {qa.method.label} at {address}/v1 (Ctrl+C stops)")
 
-    server = Server(create_app(engine), engine, ready)
+    server = Server(create_app(engine, mount=mount), engine, ready)
     server.run()
     if not server.started:
         raise ConfigError(f"The server can't listen on {settings.host}:{settings.port}; take another --host or --port.")

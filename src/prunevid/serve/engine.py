@@ -37,6 +37,8 @@ SINGLE_FILES = (
     *("mpegvideo", "m4v", "h264", "hevc", "av1", "ivf", "obu", "gif", "apng", "webp_pipe", "mxf", "nut", "dv", "rm"),
 )
 """FFmpeg's demuxers of files that stand alone. Playlists (hls, dash, concat, sdp, ...) name other files and hosts."""
+PICTURES = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+"""Pillow's formats of plain pictures."""
 
 
 @dataclass(frozen=True)
@@ -212,7 +214,7 @@ class Engine:
         if question.session is not None:
             return self.sessions.get(job.client, question.session)
         default = self.qa.config.max_frames if self.qa.config is not None else 16
-        limits = Limits(self.settings.max_pixels, self.settings.max_seconds, SINGLE_FILES)
+        limits = Limits(self.settings.max_pixels, self.settings.max_seconds, SINGLE_FILES, PICTURES)
         return self.qa.load_clip(
             question.clip,
             images=list(question.images) or None,
