@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import threading
 import time
@@ -161,6 +162,41 @@ class VideoQA:
         qa.max_new_tokens = builtin.ANSWER_TOKENS
         qa.defaults = dict(builtin.DEFAULTS)
         return qa
+
+    def using(
+        self,
+        method: str | Method | None,
+        *,
+        retention_ratio: float | None = None,
+        retention_tokens: int | None = None,
+        average_over_layers: bool | None = None,
+        method_options: Mapping[str, Any] | None = None,
+    ) -> VideoQA:
+        """The same loaded model with another method: weights, processor and lock are shared, nothing is copied.
+
+        Calls of all objects that were made so are answered one after the other.
+
+        Args:
+            method, retention_ratio, retention_tokens, average_over_layers, method_options: see `choose_method`. The
+                settings that suit the model (`defaults`) hold for "prunevid".
+
+        Raises:
+            ConfigError: the settings don't fit the model, or contradict each other.
+            AlreadyAttachedError: a clip is held open.
+        """
+        chosen = choose_method(
+            method,
+            retention_ratio=retention_ratio,
+            defaults=self.defaults,
+            retention_tokens=retention_tokens,
+            average_over_layers=average_over_layers,
+            method_options=method_options,
+        )
+        other = copy.copy(self)
+        other._pruning, other._users, other._open, other._reuse = None, 0, 0, ExitStack()
+        with self._lock, attach(self.model, chosen) as pruning:
+            other.method = pruning.method
+        return other
 
     @property
     def config(self) -> PruneVidConfig | None:

@@ -95,7 +95,7 @@ def _read_path(path: Path, limits: Limits) -> NDArray[np.uint8]:
     if not path.is_file():
         raise InputError(f"There is no image file {path}; give the path of an image on this machine.")
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_formats(limits)) as image:
             return _from_pil(image, limits, str(path))
     except Image.DecompressionBombError as error:
         raise InputError(f"{path} is too large an image to be opened safely; scale it down.") from error
@@ -103,6 +103,14 @@ def _read_path(path: Path, limits: Limits) -> NDArray[np.uint8]:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path} can't be read as an image; replace it or leave it out.") from error
+
+
+def _formats(limits: Limits) -> list[str] | None:
+    """Pillow's formats that may open a picture, those that this build has; None: all."""
+    if limits.pictures is None:
+        return None
+    Image.init()
+    return [name for name in limits.pictures if name in Image.OPEN]
 
 
 def _from_pil(image: Image.Image, limits: Limits, what: str) -> NDArray[np.uint8]:

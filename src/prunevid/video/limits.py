@@ -16,6 +16,9 @@ class Limits:
     Attributes:
         max_pixels: width x height of one frame, checked before that frame is decoded.
         max_seconds: length in seconds of the part of the clip that is sampled (all of it, without `start` and `end`).
+        formats: names of FFmpeg's demuxers that may open a file; None: all. A playlist is such a format, too, and
+            names other files: leave those out where clips come from strangers.
+        pictures: names of Pillow's formats that may open a picture; None: all. Some run other programs (EPS).
 
     Raises:
         InputError: a limit is not a number above 0.
@@ -23,6 +26,8 @@ class Limits:
 
     max_pixels: int = 4096 * 4096
     max_seconds: float = 4 * 3600.0
+    formats: tuple[str, ...] | None = None
+    pictures: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_pixels", "max_seconds"):

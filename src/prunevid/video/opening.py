@@ -131,6 +131,8 @@ def open_clip(path: Path, limits: Limits) -> Iterator[Opened]:
     # The codecs get the limit too: a header that lies about its size, or a stream that grows, is stopped before
     # memory is taken. Twice the limit, because coded sizes are padded; the exact check is `check_pixels`.
     options = {"protocol_whitelist": "file", "max_pixels": str(2 * int(limits.max_pixels) + 65536)}
+    if limits.formats is not None:
+        options["format_whitelist"] = ",".join(limits.formats)
     try:
         container = av.open(f"file:{path.absolute()}", mode="r", options=options, metadata_errors="ignore")
     except (av.error.FFmpegError, OSError, ValueError) as error:

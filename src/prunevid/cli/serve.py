@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`prunevid serve`: a server with an endpoint in OpenAI's format."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from prunevid.errors import ConfigError, MissingDependencyError
+
+_MODEL = "Model"
+_ACCESS = "Access"
+_LIMITS = "Limits"
+
+
+def serve(
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A model folder, or an id on the model hub. Default: the embedded model.", rich_help_panel=_MODEL
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="What clients call the model. Default: its own name.", rich_help_panel=_MODEL)
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(help="Pruning method of requests that name none. Default: prunevid.", rich_help_panel=_MODEL),
+    ] = None,
+    retention: Annotated[
+        float | None, typer.Option(help="Share of the visual tokens to keep, above 0 to 1.", rich_help_panel=_MODEL)
+    ] = None,
+    tokens: Annotated[int | None, typer.Option(help="The same as a number of tokens.", rich_help_panel=_MODEL)] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1, mps. Default: the best there is.", rich_help_panel=_MODEL)
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.", rich_help_panel=_MODEL)] = "auto",
+    attn_implementation: Annotated[
+        str | None, typer.Option(help="Attention kernel: sdpa, eager, ...", rich_help_panel=_MODEL)
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on. Default: 127.0.0.1.", rich_help_panel=_ACCESS)
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port to listen on; 0 takes a free one. Default: 8000.", rich_help_panel=_ACCESS)
+    ] = None,
+    api_key_env: Annotated[
+        str | None,
+        typer.Option(help="Name of the environment variable that holds the API key.", rich_help_panel=_ACCESS),
+    ] = None,
+    allow_folder: Annotated[
+        Path | None,
+        typer.Option(help="Folder whose clips may be named by their path. Default: none.", rich_help_panel=_ACCESS),
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="Host that clips may be fetched from; may be given often.", rich_help_panel=_ACCESS),
+    ] = None,
+    max_upload: Annotated[
+        int | None, typer.Option(help="MiB of clips and pictures in a request. Default: 64.", rich_help_panel=_LIMITS)
+    ] = None,
+    max_seconds: Annotated[
+        float | None, typer.Option(help="Seconds of a clip. Default: 600.", rich_help_panel=_LIMITS)
+    ] = None,
+    max_pixels: Annotated[
+        int | None, typer.Option(help="Pixels of a frame. Default: 3840 x 2160.", rich_help_panel=_LIMITS)
+    ] = None,
+    max_frames: Annotated[
+        int | None, typer.Option(help="Frames to look at. Default: 32.", rich_help_panel=_LIMITS)
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Tokens of an answer. Default: 512.", rich_help_panel=_LIMITS)
+    ] = None,
+    max_queue: Annotated[
+        int | None, typer.Option(help="Requests that may wait. Default: 16.", rich_help_panel=_LIMITS)
+    ] = None,
+    max_per_client: Annotated[
+        int | None, typer.Option(help="Open requests of one client. Default: 4.", rich_help_panel=_LIMITS)
+    ] = None,
+    request_seconds: Annotated[
+        float | None, typer.Option(help="Seconds that one answer may take. Default: 120.", rich_help_panel=_LIMITS)
+    ] = None,
+) -> None:
+    """Serve a model to many clients, with an endpoint in OpenAI's format at /v1; stop it with Ctrl+C."""
+    from prunevid.cli import common
+    from prunevid.serve.settings import ServeSettings
+
+    given: dict[str, Any] = {
+        "host": host,
+        "port": port,
+        "api_key": _key(api_key_env),
+        "allowed_folder": allow_folder,
+        "allowed_hosts": tuple(allow_host or ()) or None,
+        "max_upload_bytes": None if max_upload is None else max_upload * 2**20,
+        "max_seconds": max_seconds,
+        "max_pixels": max_pixels,
+        "max_frames": max_frames,
+        "max_new_tokens": max_new_tokens,
+        "max_queue": max_queue,
+        "max_per_client": max_per_client,
+        "request_seconds": request_seconds,
+    }
+    settings = ServeSettings(**{field: value for field, value in given.items() if value is not None})
+    _require()
+    qa = common.load(
+        model,
+        method=method,
+        retention=retention,
+        tokens=tokens,
+        device=device,
+        dtype=dtype,
+        attn_implementation=attn_implementation,
+    )
+    if not settings.loopback and settings.api_key is None:
+        typer.echo(
+            f"prunevid: warning: {settings.host} can be reached by other machines, and there is no API key "
+            "(--api-key-env).",
+            err=True,
+        )
+    run(qa, settings, name or _name(model))
+
+
+def run(qa: Any, settings: Any, name: str, mount: Any = None) -> None:
+    """Serves until it is stopped, and says where; `mount` as in `prunevid.serve.api.create_app`."""
+    from prunevid.serve.api import create_app
+    from prunevid.serve.engine import Engine
+    from prunevid.serve.server import Server
+
+    engine = Engine(qa, settings, name)
+
+    def ready(address: str) -> None:
+        typer.echo(f"Serving {name} with {qa.method.label} at {address}/v1 (Ctrl+C stops)")
+
+    server = Server(create_app(engine, mount=mount), engine, ready)
+    server.run()
+    if not server.started:
+        raise ConfigError(f"The server can't listen on {settings.host}:{settings.port}; take another --host or --port.")
+
+
+def _key(variable: str | None) -> str | None:
+    """The API key in an environment variable.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if variable is None:
+        return None
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise ConfigError(f"The environment variable {variable} holds no API key; set it, or leave --api-key-env out.")
+    return key
+
+
+def _name(model: str | None) -> str:
+    """What a model is called to clients: the last part of its folder, or its id; no path of this machine."""
+    if model is None:
+        return "builtin"
+    path = Path(model).expanduser()
+    return path.resolve().name if path.is_dir() else model
+
+
+def _require() -> None:
+    """Refuses before weights are read.
+
+    Raises:
+        MissingDependencyError: the extra `serve` is not installed.
+    """
+    from importlib.util import find_spec
+
+    for module in ("fastapi", "uvicorn", "prometheus_client"):
+        if find_spec(module) is None:
+            raise MissingDependencyError(
+                f"The server needs {module}, which is not installed; run `pip install 'prunevid[serve]'`."
+            )
