@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from prunevid import methods, models
-from prunevid.answers import Answer, ClipInfo
+from prunevid.answers import Answer, ClipInfo, in_memory
 from prunevid.choice import choose_method
 from prunevid.comparing import Comparison, Contest, contestants
 from prunevid.config import PruneVidConfig
@@ -24,6 +24,7 @@ from prunevid.loading import load as load_model
 from prunevid.methods import Method
 from prunevid.pairing import check_pair
 from prunevid.prompting import Prompter, VideoPrompt, truncates_seconds
+from prunevid.region import seen_region
 from prunevid.video import Clip, load_clip
 
 _READING = ("max_frames", "sampling", "fps", "source_fps", "start", "end", "limits", "progress")
@@ -257,6 +258,38 @@ class VideoQA:
                 answer.stats.setdefault("total", {}).update(self._flops(inputs, flops))
         return answer
 
+    def ask_with(
+        self,
+        method: Method,
+        clip: Any,
+        question: str,
+        *,
+        max_new_tokens: int | None = None,
+        images: Sequence[Any] | None = None,
+        **options: Any,
+    ) -> Answer:
+        """Answers one question with another method than this object's own.
+
+        Args:
+            method: any method, of `prunevid.methods.get` or `choose_method`.
+            clip, question, max_new_tokens, images: see `ask`.
+            options: those of `load_clip`; the rest goes to `model.generate`.
+
+        Raises:
+            InputError: see `ask`.
+            ConfigError: the method does not fit the model.
+            UnsupportedError: a clip is held open.
+        """
+        self._prompter.check(question)
+        seen, spent = self._timed_clip(clip, images=images, **_take_reading(options))
+        inputs = self._prompter.encode([seen], [question])
+        chosen = self._options(max_new_tokens, None, options)
+        with self._lock:
+            self._refuse_open("ask_with")
+            with attach(self.model, method, frames_per_video=self._frames([seen])) as pruning:
+                run = generate(self.model, self.processor, inputs, chosen, pruning)
+        return self._answers(run, [seen], [question], [spent])[0]
+
     def ask_batch(
         self, pairs: Sequence[tuple[Any, str]], *, max_new_tokens: int | None = None, **options: Any
     ) -> list[Answer]:
@@ -436,7 +469,9 @@ class VideoQA:
 
     def _refuse_open(self, what: str) -> None:
         if self._pruning is not None:
-            raise UnsupportedError(f"{what} needs the unpruned model; close the clips that are held open first.")
+            raise UnsupportedError(
+                f"{what} needs the model without this object's pruning; close the clips that are held open first."
+            )
 
     def _timed_clip(self, clip: Any, **options: Any) -> tuple[Clip, float]:
         """The clip, and the milliseconds that it took to read."""
@@ -463,15 +498,17 @@ class VideoQA:
             "flops_measured_ratio": pruned / plain if plain else 1.0,
         }
 
-    @staticmethod
-    def _answers(run: Run, clips: Sequence[Clip], questions: Sequence[str], spent: Sequence[float]) -> list[Answer]:
+    def _answers(
+        self, run: Run, clips: Sequence[Clip], questions: Sequence[str], spent: Sequence[float]
+    ) -> list[Answer]:
         answers = []
         for row, (clip, question) in enumerate(zip(clips, questions)):
             stats = run.stats[row]
             if "milliseconds" in stats:
                 stats["milliseconds"]["decode_video"] = spent[row]
             texts = run.texts[row]
-            answers.append(Answer(texts[0], stats, question, ClipInfo.of(clip), tuple(texts), run.maps[row]))
+            info = ClipInfo.of(clip, seen_region(self.processor, clip.width, clip.height))
+            answers.append(Answer(texts[0], stats, question, info, tuple(texts), run.maps[row], in_memory(clip)))
         return answers
 
 
