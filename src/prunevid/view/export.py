@@ -79,7 +79,7 @@ def _written(path: str | os.PathLike[str], content: bytes) -> Path:
 def png(picture: Image) -> bytes:
     """A picture as the bytes of a PNG file."""
     file = io.BytesIO()
-    picture.save(file, format="PNG", optimize=True)
+    picture.save(file, format="PNG")
     return file.getvalue()
 
 

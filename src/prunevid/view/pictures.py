@@ -19,7 +19,7 @@ from prunevid.view.colours import Pixels, heat, rgb, token_colours
 from prunevid.view.tokens import Cells, Grid, frame_steps
 
 _LINE = 6  # pixels of a cell from which on lines are drawn between tokens
-_GREY = np.array([0.299, 0.587, 0.114])  # how much each channel counts for lightness (ITU-R BT.601)
+_GREY = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # how much each channel counts for lightness (BT.601)
 
 
 def fit(frames: NDArray[np.uint8], width: int) -> Pixels:
@@ -55,6 +55,11 @@ def blank(cells: Cells, width: int) -> Pixels:
     """Plain frames of the grid's own proportions, one for each step, for records whose frames are not at hand."""
     steps, rows, columns = cells.shape
     return np.full((steps, max(1, round(width * rows / columns)), width, 3), 205, dtype=np.uint8)
+
+
+def _grey(pixels: Pixels) -> NDArray[np.float32]:
+    """(..., 3) uint8 as (...) float32, 0 ... 255: how light each pixel is."""
+    return pixels.astype(np.float32) @ _GREY
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +107,7 @@ class Canvas:
 
     def dimmed(self) -> Pixels:
         """The frames, dark and grey: what no token stands for."""
-        return np.repeat((self.frames @ _GREY * 0.22)[..., None], 3, axis=-1).astype(np.uint8)
+        return np.repeat((_grey(self.frames) * np.float32(0.22))[..., None], 3, axis=-1).astype(np.uint8)
 
 
 def _places(pixels: int, cells: int, start: float, stop: float) -> NDArray[np.int64]:
@@ -143,7 +148,7 @@ def merged(canvas: Canvas, token: Grid | None = None, *, lines: bool = True) -> 
     if len(colours):
         several = canvas.spread(joined >= 0, False)
         tint = colours[number[several]]
-        drawn[several] = (0.3 * (canvas.frames[several] @ _GREY)[:, None] + 0.7 * tint).round()
+        drawn[several] = (0.3 * _grey(canvas.frames[several])[:, None] + 0.7 * tint).round()
     if lines and _cell_size(canvas) >= _LINE:
         drawn[_borders(number)] = 25
     return drawn
@@ -203,7 +208,7 @@ def heat_map(canvas: Canvas, scores: NDArray[np.float32], *, scale: str = "linea
     else:
         part = (values - low) / max(high - low, 1e-30)
     spread = canvas.spread(np.where(np.isfinite(values), part, np.nan), np.nan)
-    grey = (canvas.frames @ _GREY)[..., None]
+    grey = _grey(canvas.frames)[..., None]
     mixed = (mix * heat(spread) + (1 - mix) * grey).round().astype(np.uint8)
     return Heat(np.where(np.isnan(spread)[..., None], canvas.dimmed(), mixed), low, high, scale)
 
