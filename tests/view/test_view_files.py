@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import builtins
+import dataclasses
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from prunevid import view
 from prunevid.builtin.model import WEIGHTS
 from prunevid.engine import TokenMap
 from prunevid.errors import ConfigError, InputError, MissingDependencyError, PruneVidError
 from prunevid.models.base import VideoLayout
-from prunevid.view import Film, gif, mp4, overlay, save, sheet, stages, stages_svg
+from prunevid.view import Film, compare_sheet, gif, mp4, overlay, save, sheet, stages, stages_svg
 from prunevid.view import export as exporting
 from prunevid.view.lettering import font, readable, width_of, wrapped
 from view.drawn import NAMES, answer_of, chosen_map, merged_map, white
@@ -198,6 +200,38 @@ def test_sheets_that_can_not_be(options: dict[str, Any], error: type[Exception],
 def test_films_that_can_not_be(options: dict[str, Any], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         overlay([merged_map()], white(4), **options)
+
+
+@needs_weights
+@pytest.mark.parametrize("show", ["kept", "merged"])
+def test_answers_under_each_other(show: str) -> None:
+    """A row more for an answer more, in which the answer's own cells are clear."""
+    names = ["prunevid", "fastv", "lookm"]
+    answers = [answer_of(name) for name in names]
+    one, three = (np.asarray(compare_sheet(answers[:n], names[:n], white(16), show=show, width=600)) for n in (1, 3))
+    assert three.shape[1] == 600 and three.shape[0] > one.shape[0]
+    assert (one[:-18] == three[: len(one) - 18]).all()  # but for the margin below
+    assert not (three[len(one) - 18 : -18] == 255).all()
+    for bad in ([], names[:2]):
+        with pytest.raises(InputError, match=f"3 answers and {len(bad)} labels"):
+            compare_sheet(answers, bad)
+    with pytest.raises(InputError, match="must be 'kept' or 'merged'"):
+        compare_sheet(answers, names, show="all")
+
+
+@needs_weights
+def test_answers_about_other_frames() -> None:
+    answer = answer_of("fastv")
+    other = dataclasses.replace(answer, clip=dataclasses.replace(answer.clip, indices=(0, 1)))
+    with pytest.raises(InputError, match="different frames"):
+        compare_sheet([answer, other], ["a", "b"])
+
+
+def test_every_public_name_is_there() -> None:
+    assert set(view.__all__) <= set(dir(view)) and all(hasattr(view, name) for name in view.__all__)
+    assert sorted(view.__all__) == sorted(name for names in view._PLACES.values() for name in names)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = view.nothing
 
 
 def test_nothing_to_draw() -> None:

@@ -42,11 +42,11 @@ def test_as_many_cells_are_clear_and_coloured_as_counted(name: str) -> None:
     canvas = canvas_of(item)
     cells, left = canvas.cells, at_cells(kept(canvas), canvas.cells)
     clear = (left == 255).all(-1)
-    assert (clear == cells.clear).all() and (left[~clear] < 64).all()
+    assert (clear == cells.clear).all() and (left[~clear] < 80).all()
     assert len(np.unique(cells.final[clear])) == stats["stage2"]["compressed_tokens"]
     shown = at_cells(merged(canvas), cells)
     single = (shown == 255).all(-1)
-    gone = (shown == shown[..., :1]).all(-1) & (shown[..., 0] < 64)
+    gone = (shown == shown[..., :1]).all(-1) & (shown[..., 0] < 80)
     tokens = len(np.unique(shown[~single & ~gone].reshape(-1, 3), axis=0)) + int(single.sum())
     assert tokens == stats["stage1"]["compressed_tokens"]
     assert (gone == (cells.merged < 0)).all()
@@ -154,7 +154,7 @@ def test_a_heat_map_has_its_ends_and_its_gaps() -> None:
     assert (found.low, found.high, found.scale) == (0.0, 0.5, "linear")
     shown = at_cells(found.pictures, canvas.cells)
     known = np.isfinite(second)
-    assert (shown[known] == heat(second[known] / 0.5)).all() and (shown[~known] == 56).all()
+    assert (shown[known] == heat(second[known] / 0.5)).all() and (shown[~known] == 76).all()
     bar = colour_bar(11, 3)
     assert bar.shape == (3, 11, 3) and (bar[0, 0] == heat(np.zeros(()))).all() and (bar[2, -1] == heat(1.0)).all()
     log = heat_map(canvas, second, scale="log", mix=1.0)

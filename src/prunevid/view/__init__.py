@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from prunevid.view.animation import Film, overlay
     from prunevid.view.attention import Watched, attention_sheet, watch
+    from prunevid.view.beside import compare_sheet
     from prunevid.view.diagram import Stage, stages, stages_svg
     from prunevid.view.export import gif, mp4, png, save, save_gif, save_mp4, save_png
     from prunevid.view.notebook import as_html
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _PLACES = {
     "animation": ("Film", "overlay"),
     "attention": ("Watched", "attention_sheet", "watch"),
+    "beside": ("compare_sheet",),
     "diagram": ("Stage", "stages", "stages_svg"),
     "export": ("gif", "mp4", "png", "save", "save_gif", "save_mp4", "save_png"),
     "notebook": ("as_html",),
@@ -46,6 +48,7 @@ __all__ = [
     "attention_sheet",
     "boundaries",
     "colour_bar",
+    "compare_sheet",
     "fit",
     "frame_steps",
     "gif",

@@ -18,6 +18,7 @@ from prunevid.region import WHOLE, Region
 from prunevid.view.colours import Pixels, heat, rgb, token_colours
 from prunevid.view.tokens import Cells, Grid, frame_steps
 
+_DIM = 0.3  # how light a dropped cell is, as a share of the frame
 _LINE = 6  # pixels of a cell from which on lines are drawn between tokens
 _GREY = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # how much each channel counts for lightness (BT.601)
 
@@ -107,7 +108,7 @@ class Canvas:
 
     def dimmed(self) -> Pixels:
         """The frames, dark and grey: what no token stands for."""
-        return np.repeat((_grey(self.frames) * np.float32(0.22))[..., None], 3, axis=-1).astype(np.uint8)
+        return np.repeat((_grey(self.frames) * np.float32(_DIM))[..., None], 3, axis=-1).astype(np.uint8)
 
 
 def _places(pixels: int, cells: int, start: float, stop: float) -> NDArray[np.int64]:
