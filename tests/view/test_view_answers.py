@@ -44,8 +44,8 @@ def test_drawing_never_runs_the_model(monkeypatch: pytest.MonkeyPatch, tmp_path:
         embedded().ask(clip_file(), clip().questions[0].text)
     answer.show()
     for ending in ("png", "mp4", "gif"):
-        answer.show(tmp_path / f"a.{ending}")
-    overlay(answer)
+        answer.show(tmp_path / f"a.{ending}", width=240)
+    overlay(answer, width=60)
     attention_sheet(watched)
     stages_svg(answer.stats, answer.maps)
     assert answer._repr_html_().startswith("<img ")

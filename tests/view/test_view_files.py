@@ -177,6 +177,7 @@ def test_sheets_of_maps_alone() -> None:
     [
         ({"frames": [white(4)] * 2}, InputError, "2 videos, but the prompt has 1"),
         ({"frames": white(4)[0]}, InputError, "must be .frames, height, width, 3."),
+        ({"frames": white(0)}, InputError, "must be .frames, height, width, 3."),
         ({"width": 100}, ConfigError, "width is 100"),
         ({"columns": 0}, ConfigError, "columns is 0"),
         ({"theme": "pink"}, ConfigError, "theme is 'pink'"),

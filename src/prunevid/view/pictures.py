@@ -38,11 +38,7 @@ def fit(frames: NDArray[np.uint8], width: int) -> Pixels:
     """
     from PIL import Image
 
-    frames = np.asarray(frames)
-    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
-        raise InputError(
-            f"frames is an array {frames.shape} of {frames.dtype}, but must be (frames, height, width, 3) of uint8."
-        )
+    frames = checked(frames)
     if width < 1:
         raise ConfigError(f"width is {width}, but must be at least 1 pixel.")
     height = max(1, round(frames.shape[1] * width / frames.shape[2]))
@@ -50,6 +46,20 @@ def fit(frames: NDArray[np.uint8], width: int) -> Pixels:
     if frames.shape[1:3] == (height, width):
         return frames
     return np.stack([np.asarray(Image.fromarray(frame).resize((width, height), way)) for frame in frames])
+
+
+def checked(frames: NDArray[np.uint8]) -> Pixels:
+    """Frames as they are.
+
+    Raises:
+        InputError: these are no frames.
+    """
+    frames = np.asarray(frames)
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
+        raise InputError(
+            f"frames is an array {frames.shape} of {frames.dtype}, but must be (frames, height, width, 3) of uint8."
+        )
+    return frames
 
 
 def blank(cells: Cells, width: int) -> Pixels:

@@ -13,7 +13,7 @@ import numpy as np
 from prunevid.errors import InputError
 from prunevid.region import WHOLE, Region
 from prunevid.view.colours import Pixels
-from prunevid.view.pictures import Canvas, blank, fit
+from prunevid.view.pictures import Canvas, blank, checked, fit
 from prunevid.view.tokens import Cells
 
 if TYPE_CHECKING:
@@ -39,11 +39,12 @@ class Part:
 
     def by_step(self, width: int, most: int | None = None) -> Canvas:
         """A canvas with the first frame of every grid step, or of `most` steps; see `Canvas.by_step`."""
-        return Canvas.by_step(self._fitted(width), self.cells, self._region, most)
+        canvas = Canvas.by_step(self._shown(width), self.cells, self._region, most)
+        return dataclasses.replace(canvas, frames=fit(canvas.frames, width))
 
     def by_frame(self, width: int) -> Canvas:
         """A canvas with every frame; see `Canvas.by_frame`."""
-        return Canvas.by_frame(self._fitted(width), self.cells, self._region)
+        return Canvas.by_frame(fit(self._shown(width), width), self.cells, self._region)
 
     @property
     def _drawn(self) -> bool:
@@ -54,10 +55,10 @@ class Part:
     def _region(self) -> Region:
         return self.region if self._drawn else WHOLE
 
-    def _fitted(self, width: int) -> Pixels:
+    def _shown(self, width: int) -> Pixels:
         if self.frames is None or not self.cells.pictured:
             return blank(self.cells, width)
-        return fit(self.frames, width)
+        return checked(self.frames)
 
 
 @dataclass(frozen=True, eq=False)
