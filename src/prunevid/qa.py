@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from prunevid import methods, models
-from prunevid.answers import Answer, ClipInfo
+from prunevid.answers import Answer, ClipInfo, in_memory
 from prunevid.choice import choose_method
 from prunevid.comparing import Comparison, Contest, contestants
 from prunevid.config import PruneVidConfig
@@ -25,6 +25,7 @@ from prunevid.loading import load as load_model
 from prunevid.methods import Method
 from prunevid.pairing import check_pair
 from prunevid.prompting import Prompter, VideoPrompt, truncates_seconds
+from prunevid.region import seen_region
 from prunevid.video import Clip, load_clip
 
 _READING = ("max_frames", "sampling", "fps", "source_fps", "start", "end", "limits", "progress")
@@ -485,7 +486,9 @@ class VideoQA:
 
     def _refuse_open(self, what: str) -> None:
         if self._pruning is not None:
-            raise UnsupportedError(f"{what} needs the unpruned model; close the clips that are held open first.")
+            raise UnsupportedError(
+                f"{what} needs the model without this object's pruning; close the clips that are held open first."
+            )
 
     def _timed_clip(self, clip: Any, **options: Any) -> tuple[Clip, float]:
         """The clip, and the milliseconds that it took to read."""
@@ -512,16 +515,18 @@ class VideoQA:
             "flops_measured_ratio": pruned / plain if plain else 1.0,
         }
 
-    @staticmethod
-    def _answers(run: Run, clips: Sequence[Clip], questions: Sequence[str], spent: Sequence[float]) -> list[Answer]:
+    def _answers(
+        self, run: Run, clips: Sequence[Clip], questions: Sequence[str], spent: Sequence[float]
+    ) -> list[Answer]:
         answers = []
         for row, (clip, question) in enumerate(zip(clips, questions)):
             stats = run.stats[row]
             if "milliseconds" in stats:
                 stats["milliseconds"]["decode_video"] = spent[row]
             texts = run.texts[row]
+            info = ClipInfo.of(clip, seen_region(self.processor, clip.width, clip.height))
             said = (tuple(texts), run.continuations[row], run.maps[row])
-            answers.append(Answer(texts[0], stats, question, ClipInfo.of(clip), *said))
+            answers.append(Answer(texts[0], stats, question, info, *said, in_memory(clip)))
         return answers
 
 

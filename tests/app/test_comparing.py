@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several methods side by side: from Python and from the command line, and pictures of what each did."""
+"""Several methods side by side: from Python and from the command line."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import pytest
 import torch
 
@@ -21,12 +19,11 @@ from prunevid.answers import Answer
 from prunevid.builtin.model import WEIGHTS
 from prunevid.cli import run
 from prunevid.comparing import Side, alike, contestants
-from prunevid.engine import Encodings, TokenMap
+from prunevid.engine import Encodings
 from prunevid.errors import ConfigError, InputError, UnsupportedError
 from prunevid.methods import Method
 from prunevid.qa import VideoQA
 
-ROOT = Path(__file__).parents[2]
 PRUNING = [name for name in methods.names() if name != "none"]
 pytestmark = pytest.mark.skipif(not WEIGHTS.is_file(), reason="the embedded model's weights are not there")
 
@@ -319,52 +316,3 @@ def test_options_of_prunevid_with_another_method(cli: Any, clip_path: Path, ques
     for options in (["--tau", "0.5"], ["--preset", "paper"]):
         status, out, err = cli("ask", clip_path, question, "--method", "fastv", *options)
         assert (status, out) == (2, "") and "fastv" in err and "belongs to the method" in err
-
-
-# ---- pictures ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def drawing() -> Any:
-    """The program that draws the README's picture."""
-    pytest.importorskip("matplotlib")
-    spec = importlib.util.spec_from_file_location("kept_tokens", ROOT / "benchmarks" / "kept_tokens.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.mark.parametrize("name", [*methods.names(), "tome|fastv"])
-def test_every_method_can_be_drawn_from_its_map(
-    embedded: VideoQA, clip_path: Path, question: str, drawing: Any, name: str
-) -> None:
-    """Dark where no token stands for a cell, clear elsewhere; as many tokens as the stats count."""
-    share = None if name == "none" else 0.15
-    method = methods.get(name) if share is None else methods.get(name, retention_ratio=share)
-    answer = answer_of(embedded, clip_path, question, method)
-    item = answer.maps[0]
-    assert isinstance(item, TokenMap)
-    merged, final = drawing.grids(item)
-    assert merged.shape == final.shape == (8, 4, 4)
-    counts = [len(np.unique(cells[cells >= 0])) for cells in (merged, final)]
-    stages = [answer.stats[stage]["compressed_tokens"] for stage in ("stage1", "stage2")]
-    assert counts == stages
-    assert not ((merged < 0) & (final >= 0)).any()
-    frames = np.full((16, 10, 12, 3), 255, dtype=np.uint8)
-    columns = drawing.panels(frames, item)
-    assert len(columns) == 8
-    for t, (whole, shown, left) in enumerate(columns):
-        assert (whole == 1).all() and whole.shape == shown.shape == left.shape == (10, 12, 3)
-        for cells, picture in ((merged[t], shown), (final[t], left)):
-            clear = drawing.enlarge(cells >= 0, 10, 12)
-            assert (picture[~clear] < 0.2).all() and (picture[clear] > 0.35).all()
-
-
-def test_the_picture_is_written(
-    embedded: VideoQA, clip_path: Path, question: str, drawing: Any, tmp_path: Path
-) -> None:
-    item = answer_of(embedded, clip_path, question, "evs").maps[0]
-    out = tmp_path / "folder" / "picture.png"
-    drawing.draw(builtin.make_clip(1).frames, item, "a title", out)
-    assert out.read_bytes().startswith(b"\x89PNG")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 import threading
 import warnings
@@ -26,6 +27,7 @@ from prunevid.engine.timing import now
 from prunevid.errors import (
     AlreadyAttachedError,
     ConfigError,
+    InputError,
     UnprunedWarning,
     UnsupportedError,
 )
@@ -166,6 +168,27 @@ class Pruning:
         """
         last = self._last_prefill()
         return last.maps if last else []
+
+    def figure(self, frames: Any = None, *, row: int = 0, **options: Any) -> Any:
+        """A picture of what became of the cells of one row of the last prefill (`prunevid.view.sheet`).
+
+        Args:
+            frames: of the row's video, (T, H, W, 3) uint8; a list of such for several videos. None: the cells are
+                drawn without frames, which an attached model does not keep.
+            row: of the batch.
+            options: see `prunevid.view.sheet`.
+
+        Returns:
+            A Pillow image, which notebooks show.
+
+        Raises:
+            InputError: there is no such row, no video in it, or frames that don't fit.
+        """
+        view = importlib.import_module("prunevid.view")  # pictures know the engine; it must not know them
+        maps = self.maps
+        if not 0 <= row < len(maps):
+            raise InputError(f"row is {row}, but the last prompt had {len(maps)} rows; they count from 0.")
+        return view.sheet(view.Subject.of(maps[row], frames).with_stats(self.stats[row]), **options)
 
     @contextmanager
     def reuse(self, encodings: Encodings | None = None) -> Iterator[None]:

@@ -182,7 +182,7 @@ class Chooser:
         kept = choice.kept.to(row.visual.device)
         target = choice.target
         merged = None if target is None else _join(hidden, row.visual.to(hidden.device), target.to(hidden.device))
-        _remember(row, record, choice, kept)
+        _remember(row, record, layer, choice, kept)
         dropped = torch.zeros(row.tokens, dtype=torch.bool, device=row.source.device)
         dropped[row.visual] = True
         dropped[row.visual[kept]] = False
@@ -250,7 +250,7 @@ def _join(hidden: Tensor, visual: Tensor, target: Tensor) -> Tensor:
     return joined
 
 
-def _remember(row: Row, record: RowRecord, choice: Choice, kept: Tensor) -> None:
+def _remember(row: Row, record: RowRecord, layer: int, choice: Choice, kept: Tensor) -> None:
     """Writes scores and choice into the token maps, in the numbering of each video's merged tokens."""
     device = row.order.device
     sizes = [item.tokens for item in record.maps]
@@ -268,7 +268,8 @@ def _remember(row: Row, record: RowRecord, choice: Choice, kept: Tensor) -> None
     start = 0
     for item, size in zip(record.maps, sizes):
         own = place[start : start + size]
-        item.choose(torch.where(own < 0, own, own - start), None if scores is None else scores[start : start + size])
+        rated = None if scores is None else scores[start : start + size]
+        item.choose(layer, torch.where(own < 0, own, own - start), rated)
         start += size
 
 

@@ -201,6 +201,8 @@ class Prefill:
         if self.shrinker is not None:
             self.shrinker.finish()
         revised = self.method.revision_layer if self.acts else None
+        for item in (item for record in self.records for item in record.maps):
+            item.revised = revised
         if revised is not None and self.by_layer is None:
             self.by_layer = [(self.length, self.visible)] * len(self.language_model.layers)
         if self.cache is None or self.by_layer is None:

@@ -73,6 +73,13 @@ class TokenMap:
     joined: (n,) int64, the kept token that each merged token is or went into, -1 where it was dropped; None
         where no choice was made.
     steps: what `joined` was after each choice, the last one included.
+    layers: the 0-based decoder layer after which each choice was made.
+    step_scores: (n,) float32, the scores of each choice, -inf for tokens that took no part in it; None where it was
+        not made by scores. Like all tensors here they stay on the device that made them until something is drawn.
+    held: merged tokens that every head of every layer holds in the cache after the prompt, where a method shrinks it;
+        which ones differs from head to head. None: the cache holds what `kept` says.
+    revised: the 0-based layer after which every new token of the answer sees a part of what is left only, where a
+        method says so; None: it sees everything.
     """
 
     layout: VideoLayout
@@ -81,17 +88,24 @@ class TokenMap:
     scores: Tensor | None = None
     joined: Tensor | None = None
     steps: list[Tensor] = field(default_factory=list)
+    layers: list[int] = field(default_factory=list)
+    step_scores: list[Tensor | None] = field(default_factory=list)
+    held: int | None = None
+    revised: int | None = None
 
-    def choose(self, place: Tensor, scores: Tensor | None) -> None:
+    def choose(self, layer: int, place: Tensor, scores: Tensor | None) -> None:
         """Writes one choice down.
 
         Args:
+            layer: the 0-based decoder layer after which it was made.
             place: (n,) int64, the merged token that each one is or goes into now, -1 where it is gone.
             scores: (n,) float32, -inf for tokens that took no part; or None.
         """
         before = self.joined
         self.joined = place if before is None else torch.where(before < 0, before, place[before.clamp(min=0)])
         self.steps.append(self.joined)
+        self.layers.append(layer)
+        self.step_scores.append(scores)
         self.kept = (self.joined == torch.arange(len(place), device=place.device)).nonzero()[:, 0]
         if scores is not None:
             old = self.scores

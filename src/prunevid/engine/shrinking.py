@@ -66,6 +66,8 @@ class Shrinker:
         prefill.by_layer = [(prefill.length, prefill.visible)] * len(self.layers)
         for record, quota in zip(prefill.records, self.quotas):
             record.removed_from_cache = sum(item.tokens for item in record.maps) - sum(quota)
+            for item, held in zip(record.maps, quota):
+                item.held = held
 
     # ---- hooks ---------------------------------------------------------------------------------------------------
 

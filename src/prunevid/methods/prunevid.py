@@ -86,7 +86,7 @@ class PruneVid(Method):
 
     def choose(self, choosing: Choosing) -> Choice:
         """Stage 2 (paper section 3.3): the top share of every group, or of all, by the question's attention."""
-        scores = self._scores(choosing)
+        scores = self.scores(choosing)
         group = choosing.group.to(scores.device)
         if choosing.quota is not None:
             return Choice(self._within_quota(choosing, scores, choosing.quota), scores)
@@ -94,7 +94,7 @@ class PruneVid(Method):
             return Choice(select_top(scores, self.config.keep_ratio), scores)
         return Choice(select_by_group(scores, group, self.config.keep_ratio), scores)
 
-    def _scores(self, choosing: Choosing) -> Tensor:
+    def scores(self, choosing: Choosing) -> Tensor:
         """(n,) float32: how much the question attends to each visual token."""
         attention = choosing.attention
         queries, keys = attention.rotate() if self.config.score_rope else (attention.queries, attention.keys)

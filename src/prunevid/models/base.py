@@ -29,6 +29,7 @@ class VideoLayout:
     tail: tokens after the grid that belong to the video's placeholders and are never pruned (a newline, say).
     newlines: tokens after every row of the grid that are never pruned.
     image: whether it is an image (or one view of an image that the model shows several times).
+    pictured: whether a cell is a place in the frame; a query slot, say, is none.
     """
 
     frames: int
@@ -37,6 +38,7 @@ class VideoLayout:
     tail: int = 0
     newlines: int = 0
     image: bool = False
+    pictured: bool = True
 
     @property
     def cells(self) -> int:

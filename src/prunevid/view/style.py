@@ -95,7 +95,7 @@ def figure(
         MissingDependencyError: matplotlib is not installed.
     """
     matplotlib = _matplotlib()
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **_settings(_theme(theme))}):
+    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **_settings(theme_of(theme))}):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
@@ -141,7 +141,12 @@ def save_all(draw: Callable[[Theme], Figure], path: str | Path) -> list[Path]:
     ]
 
 
-def _theme(theme: Theme | str) -> Theme:
+def theme_of(theme: Theme | str) -> Theme:
+    """A theme by its name, or as it is.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
     if isinstance(theme, Theme):
         return theme
     if theme not in THEMES:

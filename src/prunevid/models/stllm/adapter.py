@@ -28,4 +28,4 @@ class STLLM(Adapter):
         videos, frames = stacked_frames(arguments)
         if base.config.video_input == "residual":
             frames = base.config.residual_frames
-        return [VideoLayout(frames, 1, base.config.num_query_tokens)] * videos
+        return [VideoLayout(frames, 1, base.config.num_query_tokens, pictured=False)] * videos
