@@ -541,7 +541,7 @@ def _layers(given: str | None) -> list[int] | None:
 
 
 def _write(contents: Mapping[Path, bytes]) -> None:
-    from prunevid.evaluation.atomic import write_files
+    from prunevid.files import write_files
 
     write_files(contents)
 
