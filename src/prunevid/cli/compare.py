@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prunevid.cli import options
-from prunevid.errors import UnsupportedError
+from prunevid.errors import UnsupportedError, one_line
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -159,4 +159,4 @@ def _line(text: str) -> str:
     """A text that stands in a table."""
     from rich.markup import escape
 
-    return escape(" ".join(text.split()))
+    return escape(one_line(text))

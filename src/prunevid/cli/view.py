@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from prunevid.cli import options
-from prunevid.errors import ConfigError, InputError, PruneVidError
+from prunevid.errors import ConfigError, InputError, PruneVidError, one_line
 
 if TYPE_CHECKING:
     from prunevid.answers import Answer
@@ -356,7 +356,7 @@ def _asked(
         try:
             answers[label] = qa.using(one).ask(seen, question, max_new_tokens=max_new_tokens)
         except PruneVidError as failed:
-            failures[label], error = " ".join(str(failed).split()), failed
+            failures[label], error = one_line(failed), failed
     if error is not None and not answers:
         raise error
     return answers, failures
