@@ -25,7 +25,7 @@ from prunevid.serve.settings import ServeSettings
 from prunevid.serve.worker import Done, Event, Failed, Piece
 
 CLIP_SEED = 3
-PATIENCE = 30.0  # seconds after which a test is stuck
+PATIENCE = 120.0  # seconds after which a test is stuck
 
 
 def ask(clip: Any, text: str) -> Question:

@@ -488,7 +488,7 @@ def test_https_checks_the_name_and_the_certificate(certificate: tuple[str, str],
 
 def test_all_files_of_a_request_share_the_time() -> None:
     net = Net(NAMES, {"/a": b"STALL", "/b": http(b"abc")})
-    settings = ServeSettings(allowed_hosts=("good.org",), fetch_seconds=0.1)
+    settings = ServeSettings(allowed_hosts=("good.org",), fetch_seconds=1)
     store = MediaStore(settings, Fetcher(settings, net.resolve, net.connect))
     with store.request() as media:
         with refused(504):

@@ -13,7 +13,7 @@ import pytest
 from prunevid.serve.refusals import Refusal
 from prunevid.serve.worker import Done, Event, Failed, Job, Piece, Started, Waiting, Worker
 
-PATIENCE = 20.0  # seconds after which a test is stuck
+PATIENCE = 120.0  # seconds after which a test is stuck
 
 
 class Ear:
