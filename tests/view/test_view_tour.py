@@ -94,7 +94,11 @@ def executed(tour: Any) -> Iterator[Ran]:
         whole = copy.deepcopy(tour)
         whole.cells.append(nbformat.v4.new_code_cell(PROBE, metadata={"tags": ["raises-exception"]}))
         client = nbclient.NotebookClient(
-            whole, timeout=600, kernel_name="tour", resources={"metadata": {"path": str(here)}}
+            whole,
+            timeout=600,
+            startup_timeout=300,
+            kernel_name="tour",
+            resources={"metadata": {"path": str(here)}},
         )
         client.execute()  # raises at the first cell that fails
         *cells, probe = whole.cells
