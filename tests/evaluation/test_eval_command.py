@@ -134,6 +134,7 @@ def same(one: Run, two: Run) -> bool:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@pytest.mark.timeout(900)  # it starts four processes that import torch
 def test_accelerate_finishes_what_two_processes_began_of_which_one_was_killed(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
