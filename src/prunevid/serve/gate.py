@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What stands before the page: the key, the limits of uploads, and nothing of Gradio but what the page needs."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hmac
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from prunevid.serve import chat
+from prunevid.serve.engine import Engine
+from prunevid.serve.refusals import Refusal, busy, forbidden, malformed, too_large
+
+_UPLOAD, _JOIN = "/gradio_api/upload", "/gradio_api/queue/join"
+_POSTS = (_UPLOAD, _JOIN, "/gradio_api/cancel", "/gradio_api/reset")
+_FILES = ("/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt")
+_GETS = ("queue/data", "upload_progress", "startup-events", "app_id", "theme.css", "info")
+_FOLDERS = ("/assets/", "/static/", "/svelte/", "/gradio_api/heartbeat/")
+_FORM_BYTES = 64 * 2**10  # what a form adds to its file
+_HEADERS = {
+    b"content-security-policy": b"default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
+    b"style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; "
+    b"connect-src 'self' data: blob:; worker-src 'self' blob:; media-src 'self' data: blob:; object-src 'none'; "
+    b"base-uri 'self'; form-action 'self'; frame-ancestors 'none'",
+    b"referrer-policy": b"no-referrer",
+    b"x-content-type-options": b"nosniff",
+}
+
+
+class Gate:
+    """An ASGI application in front of Gradio's.
+
+    Gradio can fetch URLs, hand out files and proxy other hosts; the page needs none of it, so only the paths that it
+    needs are open, and a file that a request names must be one of the uploads.
+
+    Args:
+        app: Gradio's application.
+        engine: its settings and its queue.
+        folder: of the page's uploads.
+    """
+
+    def __init__(self, app: Any, engine: Engine, folder: Path) -> None:
+        self._app, self._engine, self._folder = app, engine, folder
+        self._settings = engine.settings
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self._app(scope, receive, send)
+            return
+        try:
+            await self._pass(scope, receive, send)
+        except Refusal as refusal:
+            response = chat.refuse(refusal)
+            if refusal.status == 401:
+                response.headers["WWW-Authenticate"] = 'Basic realm="prunevid", charset="UTF-8"'
+            await response(scope, receive, send)
+
+    async def _pass(self, scope: Any, receive: Any, send: Any) -> None:
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        path = scope["path"].rstrip("/") or "/"
+        self._check_key(headers.get(b"authorization", ""))
+        if not _open(scope["method"], path, scope["path"]):
+            raise Refusal(404, "There is nothing at this path.", "no_such_path")
+        if scope["method"] == "POST":
+            _check_origin(headers)
+        guarded = _with_headers(send)
+        if path == _UPLOAD:
+            await self._upload(scope, receive, guarded, headers)
+        elif scope["method"] == "POST":
+            await self._app(scope, await self._checked(receive, headers), guarded)
+        else:
+            await self._app(scope, receive, guarded)
+
+    def _check_key(self, header: str) -> None:
+        """The key as the password that a browser asks for, with any user name; or as a bearer token.
+
+        Raises:
+            Refusal: 401.
+        """
+        key = self._settings.api_key
+        if key is None:
+            return
+        scheme, _, given = header.partition(" ")
+        secret = given.strip().encode("latin-1")
+        if scheme.lower() == "basic":
+            try:
+                secret = base64.b64decode(secret, validate=True).partition(b":")[2]
+            except binascii.Error:
+                secret = b""
+        if not hmac.compare_digest(secret, key.encode("utf-8")):
+            raise Refusal(
+                401, "The API key is missing or wrong; give it as the password, with any user name.", "invalid_api_key"
+            )
+
+    # ---- bodies --------------------------------------------------------------------------------------------------
+
+    def _length(self, headers: dict[bytes, str], most: int, what: str) -> int:
+        """The length that a body has; the server takes no more of it than that."""
+        text = headers.get(b"content-length", "")
+        if not text.isdecimal():
+            raise Refusal(411, "The request must say how long it is.", "length_required")
+        if int(text) > most:
+            raise too_large(f"{what} is larger than {most} bytes; send a shorter or smaller clip.")
+        return int(text)
+
+    async def _upload(self, scope: Any, receive: Any, send: Any, headers: dict[bytes, str]) -> None:
+        """Takes an upload in a place of the queue, as the endpoint does."""
+        size = self._length(headers, self._settings.max_upload_bytes + _FORM_BYTES, "The upload")
+        place = self._engine.reserve(scope["client"][0] if scope.get("client") else "unknown")
+        started: list[bool] = []
+
+        async def noted(message: Any) -> None:
+            started.append(True)
+            await send(message)
+
+        try:
+            await asyncio.to_thread(self._make_room, size)
+            await asyncio.wait_for(self._app(scope, receive, noted), self._settings.body_seconds)
+        except asyncio.TimeoutError as error:
+            if not started:
+                raise Refusal(408, "The upload did not arrive in time; send it again.", "slow_body") from error
+        finally:
+            place.release()
+
+    def _make_room(self, size: int) -> None:
+        """Removes uploads that nobody asked about for long.
+
+        Raises:
+            Refusal: 503: too many of them lie here.
+        """
+        oldest = time.time() - self._settings.session_seconds
+        total = size
+        for entry in list(self._folder.iterdir()):
+            files = [path for path in (entry.rglob("*") if entry.is_dir() else [entry]) if path.is_file()]
+            try:
+                if max((path.stat().st_mtime for path in files), default=entry.stat().st_mtime) < oldest:
+                    shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink(missing_ok=True)
+                else:
+                    total += sum(path.stat().st_size for path in files)
+            except FileNotFoundError:
+                continue  # somebody was faster
+        if total > self._settings.max_sessions * self._settings.max_upload_bytes + _FORM_BYTES:
+            raise busy("Too many uploads wait for their question; try again later.", 60)
+
+    async def _checked(self, receive: Any, headers: dict[bytes, str]) -> Any:
+        """A body that names no file but uploads, to be read again."""
+        length = self._length(headers, self._settings.max_text_bytes, "The request")
+        body = b""
+        while len(body) < length:
+            message = await asyncio.wait_for(receive(), self._settings.body_seconds)
+            if message["type"] != "http.request":
+                break
+            body += message.get("body", b"")
+            if not message.get("more_body"):
+                break
+        try:
+            document = json.loads(body or b"null")
+        except (ValueError, RecursionError) as error:
+            raise malformed("The request is no JSON.") from error
+        for path in _paths(document):
+            if not self._uploaded(path):
+                raise forbidden("The request names a file that is no upload of this page.", "no_upload")
+        sent: list[bool] = []
+
+        async def again() -> Any:
+            if sent:
+                return await receive()
+            sent.append(True)
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        return again
+
+    def _uploaded(self, path: Any) -> bool:
+        try:
+            return isinstance(path, str) and Path(path).resolve().is_relative_to(self._folder)
+        except (OSError, ValueError, RuntimeError):
+            return False
+
+
+def _open(verb: str, path: str, whole: str) -> bool:
+    """Whether the page needs this path."""
+    if verb == "POST":
+        return path in _POSTS
+    if verb not in ("GET", "HEAD") or ".." in whole:
+        return False
+    api = path.removeprefix("/gradio_api/") if path.startswith("/gradio_api/") else None
+    return path in _FILES or api in _GETS or any(whole.startswith(folder) for folder in _FOLDERS)
+
+
+def _check_origin(headers: dict[bytes, str]) -> None:
+    """A page of another site must not ask in the name of whoever looks at it.
+
+    Raises:
+        Refusal: 403.
+    """
+    origin = headers.get(b"origin")
+    if origin is not None and urlsplit(origin).netloc.lower() != headers.get(b"host", "").lower():
+        raise forbidden("The request comes from the page of another site.", "foreign_origin")
+
+
+def _paths(document: Any) -> list[Any]:
+    """Everything in a document that is named as a file's path, at any depth."""
+    found, left = [], [document]
+    while left:
+        item = left.pop()
+        if isinstance(item, dict):
+            found += [item["path"]] if "path" in item else []
+            left += item.values()
+        elif isinstance(item, list):
+            left += item
+    return found
+
+
+def _with_headers(send: Any) -> Any:
+    async def sending(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            others = [(name, value) for name, value in message.get("headers", []) if name.lower() not in _HEADERS]
+            message = {**message, "headers": [*others, *_HEADERS.items()]}
+        await send(message)
+
+    return sending
