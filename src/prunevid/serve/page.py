@@ -189,14 +189,14 @@ def form(
     frames: float | None,
     against: list[str] | None,
 ) -> Form:
-    """The fields of the page, as they come from a browser: nothing stands for an empty field."""
+    """The fields of the page, as they come from a browser: nothing, or 0 for a number, stands for an empty field."""
     return Form(
         text=(text or "").strip(),
         path=(path or "").strip(),
         method=method or None,
         budget=budget or "default",
         amount=amount,
-        max_frames=None if frames is None else int(frames),
+        max_frames=int(frames) if frames else None,
         against=tuple(against or ()),
     )
 
