@@ -18,7 +18,6 @@ import pytest
 
 from evaluation.judge_server import Answer, Server, fails, generic, pair, says, serving, temporal, write_run
 from prunevid.errors import ConfigError, InputError, JudgeError, StoppedError
-from prunevid.evaluation.judging import cache
 from prunevid.evaluation.judging.cache import REPLIES, STUB_REPLIES, replies_in
 from prunevid.evaluation.judging.endpoint import Endpoint
 from prunevid.evaluation.judging.session import Judged, judge_run
@@ -355,7 +354,7 @@ def test_replies_of_any_characters_come_back(tmp_path: Path, server: Server) -> 
 def test_every_reply_is_on_the_disk_at_once(folder: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[int] = []
     real = os.fsync
-    monkeypatch.setattr(cache.os, "fsync", lambda number: synced.append(os.fstat(number).st_size) or real(number))
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.fstat(number).st_size) or real(number))
     judged(folder, server, concurrency=1)
     ends = [len(line) for line in (folder / REPLIES).read_bytes().splitlines(keepends=True)]
     assert synced[:5] == [sum(ends[: count + 1]) for count in range(5)]
@@ -366,13 +365,15 @@ def test_a_full_disk(folder: Path, server: Server, monkeypatch: pytest.MonkeyPat
     judged(folder, server, budget_requests=1)
     before = (folder / REPLIES).read_bytes()
 
-    class Full(cache.FileIO):
-        def write(self, data: bytes) -> int:
-            if short:
-                return super().write(data[:10])
-            raise OSError(errno.ENOSPC, "No space left on device")
+    real, written = os.write, []
 
-    monkeypatch.setattr(cache, "FileIO", Full)
+    def full(file: int, data: bytes) -> int:
+        if short and not written:
+            written.append(data)
+            return real(file, data[:10])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("prunevid.files.os.write", full)
     with pytest.raises(InputError, match=r"judge\.jsonl can't be written \(No space left on device\)"):
         judged(folder, server)
     assert (folder / REPLIES).read_bytes() == before
@@ -390,7 +391,7 @@ def test_results_that_cannot_be_written_leave_the_old(
     def refuse(*arguments: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("prunevid.evaluation.writing.os.replace", refuse)
+    monkeypatch.setattr("prunevid.files.os.replace", refuse)
     with pytest.raises(StoppedError, match="No space left"):
         judged(folder, server)
     assert (folder / RESULTS).read_bytes() == before and sorted(path.name for path in folder.iterdir()) == [

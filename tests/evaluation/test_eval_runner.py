@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from evaluation.asking import Plain, embedded, forked, items_about, lines, runner, timeless, wait_for
 from evaluation.fixtures import place_clip
 from prunevid.errors import InputError, StoppedError
-from prunevid.evaluation import writing
 from prunevid.evaluation.command import ask_all
 from prunevid.evaluation.distributed import Place
 from prunevid.evaluation.items import Item, VideoSource
@@ -220,7 +219,7 @@ def full(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
             left[0] -= written
             return written
 
-        monkeypatch.setattr(writing.os, "write", write)
+        monkeypatch.setattr(os, "write", write)
 
     os_write = os.write
     return fill

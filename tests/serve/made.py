@@ -92,8 +92,8 @@ class SlowQA:
                     break
             if bool(criteria(torch.zeros(1, 7), None).all()):
                 break
+            self.made.append(token)  # before it is sent: who has heard of a token finds it here
             streamer.put(torch.tensor([token]))
-            self.made.append(token)
         self.stopped.release()
         return Answer("", {}, question, ClipInfo.of(clip))
 

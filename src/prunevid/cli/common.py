@@ -37,6 +37,7 @@ def load(
     method: str | None,
     preset: str | None = None,
     overrides: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
     retention: float | None = None,
     tokens: int | None = None,
     average_over_layers: bool = False,
@@ -48,6 +49,7 @@ def load(
 
     Args:
         overrides: settings of PruneVid that were given one by one; None values are left out.
+        options: of the method's own, whichever it is.
         retention, tokens, average_over_layers: the budget.
 
     Raises:
@@ -66,7 +68,7 @@ def load(
         "retention_ratio": retention,
         "retention_tokens": tokens,
         "average_over_layers": average_over_layers or None,
-        "method_options": given,
+        "method_options": {**given, **(options or {})},
     }
     if model is None:
         import torch

@@ -17,10 +17,10 @@ from pathlib import Path
 
 from prunevid.errors import InputError
 from prunevid.evaluation.annotations import Row, read_json, read_rows, right_place, without_letters
-from prunevid.evaluation.atomic import write_files
 from prunevid.evaluation.items import LETTERS, Item, VideoSource
 from prunevid.evaluation.places import annotation_file
 from prunevid.evaluation.runs import Record
+from prunevid.files import write_files
 
 BENCHMARK = "egoschema"
 FULL, SUBSET = "FullSet", "Subset"

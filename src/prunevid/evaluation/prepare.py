@@ -11,7 +11,6 @@ from typing import Any
 
 from prunevid.errors import InputError
 from prunevid.evaluation import egoschema, mvbench, vcgbench, videomme
-from prunevid.evaluation.atomic import write_files
 from prunevid.evaluation.converting import (
     Contents,
     convert_egoschema,
@@ -22,6 +21,7 @@ from prunevid.evaluation.converting import (
 from prunevid.evaluation.items import BENCHMARKS
 from prunevid.evaluation.places import ROOTS
 from prunevid.evaluation.prepared import NOTE, read_note
+from prunevid.files import write_files
 
 FOLDERS = {"mvbench": "json", "videomme": "json", "egoschema": "json", "vcgbench": vcgbench.ANNOTATION_FOLDERS[0]}
 """Where a benchmark's annotation files lie, below its folder."""

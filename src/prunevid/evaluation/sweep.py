@@ -24,6 +24,7 @@ from prunevid.evaluation.plans import Plan
 from prunevid.evaluation.request import Request
 from prunevid.evaluation.runs import SETTINGS, Run
 from prunevid.evaluation.tables import Section
+from prunevid.files import replace_files
 
 STATE = "sweep.json"
 FINISHED, FAILED = "finished", "failed"
@@ -221,15 +222,8 @@ class _State:
         self.points[name] = {"asked": asked(request), "state": state, **({"reason": reason} if reason else {})}
         if not self.main:
             return
-        new = self.path.with_name(f".{self.path.name}.new")
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(new, "w", encoding="utf-8") as file:
-                json.dump({"points": self.points}, file, indent=2)
-                file.write("\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(new, self.path)
+            replace_files({self.path: (json.dumps({"points": self.points}, indent=2) + "\n").encode()})
         except OSError as error:
             raise InputError(f"{self.path} can't be written ({error.strerror or error}).") from error
 

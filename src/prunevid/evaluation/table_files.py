@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from prunevid.errors import InputError
 from prunevid.evaluation.table_text import render
 from prunevid.evaluation.tables import Section
+from prunevid.files import replace_files
 
 FILES = {"table.md": "markdown", "table.csv": "csv", "table.json": "json"}
 
@@ -28,10 +28,9 @@ def write_tables(
     """
     folder = Path(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, form in FILES.items():
-            _replace(folder / name, render(sections, form, per_task=per_task))
-        found = [folder / name for name in FILES]
+        texts = {folder / name: render(sections, form, per_task=per_task) for name, form in FILES.items()}
+        replace_files({path: text.encode() for path, text in texts.items()})
+        found = list(texts)
         if plot:
             from prunevid.evaluation.table_plots import save_plots
 
@@ -39,10 +38,3 @@ def write_tables(
     except OSError as error:
         raise InputError(f"The table can't be written to {folder} ({error.strerror or error}).") from error
     return found
-
-
-def _replace(path: Path, text: str) -> None:
-    """Writes a file as a whole, so that the one before stays where this fails."""
-    new = path.with_name(path.name + ".new")
-    new.write_text(text, encoding="utf-8", newline="")
-    os.replace(new, path)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from prunevid.view.export import gif, mp4, png, save, save_gif, save_mp4, save_png
     from prunevid.view.notebook import as_html
     from prunevid.view.pictures import Canvas, Heat, boundaries, colour_bar, fit, heat_map, kept, merged, timeline
+    from prunevid.view.reports import attention_report, compare_report, facts_of, report
     from prunevid.view.sheets import sheet
     from prunevid.view.subject import Part, Subject
     from prunevid.view.tokens import Cells, Scene, Step, frame_steps
@@ -27,6 +28,7 @@ _PLACES = {
     "export": ("gif", "mp4", "png", "save", "save_gif", "save_mp4", "save_png"),
     "notebook": ("as_html",),
     "pictures": ("Canvas", "Heat", "boundaries", "colour_bar", "fit", "heat_map", "kept", "merged", "timeline"),
+    "reports": ("attention_report", "compare_report", "facts_of", "report"),
     "sheets": ("sheet",),
     "subject": ("Part", "Subject"),
     "tokens": ("Cells", "Scene", "Step", "frame_steps"),
@@ -45,10 +47,13 @@ __all__ = [
     "Subject",
     "Watched",
     "as_html",
+    "attention_report",
     "attention_sheet",
     "boundaries",
     "colour_bar",
+    "compare_report",
     "compare_sheet",
+    "facts_of",
     "fit",
     "frame_steps",
     "gif",
@@ -58,6 +63,7 @@ __all__ = [
     "mp4",
     "overlay",
     "png",
+    "report",
     "save",
     "save_gif",
     "save_mp4",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prunevid.errors import ConfigError, MissingDependencyError
-from prunevid.evaluation.atomic import write_files
+from prunevid.files import write_files
 from prunevid.view.animation import Film, overlay
 from prunevid.view.sheets import sheet
 

@@ -5,20 +5,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import json
-import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from io import FileIO
 from pathlib import Path
 
 from prunevid.errors import InputError
 from prunevid.evaluation.judging.asking import Identity, Said
 from prunevid.evaluation.judging.cases import Case
 from prunevid.evaluation.judging.replies import read_reply
+from prunevid.files import Lines
 
 REPLIES, STUB_REPLIES = "judge.jsonl", "judge-stub.jsonl"
 
@@ -93,8 +91,8 @@ def kept(identity: Identity, case: Case, said: Said) -> Kept:
 class Replies:
     """The replies of one file by what was asked, in the order in which they came. Get one from `replies_in`."""
 
-    def __init__(self, file: FileIO, path: Path) -> None:
-        self._file, self._path = file, path
+    def __init__(self, lines: Lines, path: Path) -> None:
+        self._lines, self._path = lines, path
         self._lock = threading.Lock()
         self._found: dict[Question, list[Kept]] = {}
         self._read()
@@ -112,28 +110,15 @@ class Replies:
         """
         line = json.dumps(dataclasses.asdict(reply), ensure_ascii=True, sort_keys=True).encode("ascii") + b"\n"
         with self._lock:
-            end = self._file.seek(0, os.SEEK_END)
-            try:
-                if self._file.write(line) != len(line):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                os.fsync(self._file.fileno())
-            except OSError as error:
-                with contextlib.suppress(OSError):
-                    self._file.truncate(end)
-                raise InputError(
-                    f"{self._path} can't be written ({error.strerror}); the replies before are kept: make room and "
-                    "run the command again to go on."
-                ) from error
+            with _told(self._path):
+                self._lines.append(line)
             self._found.setdefault(reply.question, []).append(reply)
 
     def _read(self) -> None:
         """Reads the file; a last line that was cut off while it was written is taken away."""
-        whole = 0
-        for number, line in enumerate(self._path.read_bytes().splitlines(keepends=True), start=1):
-            if not line.endswith(b"\n"):
-                self._file.truncate(whole)
-                break
-            whole += len(line)
+        with _told(self._path):
+            self._lines.mend()
+        for number, line in enumerate(self._path.read_bytes().splitlines(), start=1):
             try:
                 reply = Kept(**json.loads(line))
                 self._found.setdefault(reply.question, []).append(reply)
@@ -152,22 +137,34 @@ def replies_in(folder: Path, *, stub: bool) -> Iterator[Replies]:
     """
     path = folder / (STUB_REPLIES if stub else REPLIES)
     try:
-        file = FileIO(path, "a+")  # unbuffered: a line that fails leaves nothing behind that is written later
+        lines = Lines(path)
     except OSError as error:
         raise InputError(f"{path} can't be opened ({error.strerror}).") from error
-    with file:
-        _claim(file, path)
-        yield Replies(file, path)
+    with lines:
+        _claim(lines, path)
+        yield Replies(lines, path)
 
 
-def _claim(file: FileIO, path: Path) -> None:
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Says in one sentence what a write failed at."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{path} can't be written ({error.strerror}); the replies before are kept: make room and run the command "
+            "again to go on."
+        ) from error
+
+
+def _claim(lines: Lines, path: Path) -> None:
     """Locks the file until it is closed, where the system can."""
     try:
         import fcntl
     except ImportError:
         return
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lines, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise InputError(f"Another process is judging into {path}; wait for it to end.") from None
     except OSError:

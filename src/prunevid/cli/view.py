@@ -1,0 +1,563 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`prunevid view CLIP QUESTION`, `view compare` and `view attention`: pictures of what a method keeps."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from prunevid.errors import ConfigError, InputError, PruneVidError
+
+if TYPE_CHECKING:
+    from prunevid.answers import Answer
+    from prunevid.qa import VideoQA
+    from prunevid.video import Clip
+
+_MODEL = "Model"
+_PRUNING = "Pruning"
+_FRAMES = "Frames"
+_OUTPUT = "Output"
+_WHOLE = "clip"  # the hidden name of the command that takes a clip
+
+
+class _Group(TyperGroup):
+    """Sub-commands, and one command that takes over where the first word is none of them."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        known = [name for name in self.commands if name != _WHOLE]
+        return super().parse_args(ctx, args if args and args[0] in known else [_WHOLE, *args])
+
+
+class _Whole(TyperCommand):
+    """The command that takes over: it goes by the group's name in its help and its complaints."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        return super().make_context(parent.info_name, args, parent=parent.parent, **extra)
+
+
+app = typer.Typer(
+    cls=_Group,
+    help="See what a method keeps of a clip: a report of one answer, of several methods, of attention over layers.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+_Clip = Annotated[
+    Path, typer.Argument(metavar="CLIP", help="A video file, or a folder of pictures in the order of their names.")
+]
+_Question = Annotated[str, typer.Argument(metavar="QUESTION", help="What to ask about the clip.")]
+_Model = Annotated[
+    str | None,
+    typer.Option(
+        help="A model folder, or an id on the model hub (downloaded). Default: the embedded model.",
+        rich_help_panel=_MODEL,
+    ),
+]
+_Device = Annotated[
+    str | None,
+    typer.Option(
+        help="cpu, cuda, cuda:1, mps. Default: the best there is; cpu for the embedded model.", rich_help_panel=_MODEL
+    ),
+]
+_Dtype = Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.", rich_help_panel=_MODEL)]
+_Kernel = Annotated[
+    str | None, typer.Option(help="Attention kernel: sdpa, eager, flash_attention_2.", rich_help_panel=_MODEL)
+]
+_Average = Annotated[
+    bool,
+    typer.Option(
+        "--average-over-layers",
+        help="The budget is a mean over the decoder's layers, not what is left at the end.",
+        rich_help_panel=_PRUNING,
+    ),
+]
+_MaxFrames = Annotated[int | None, typer.Option(help="Frames to look at, at most.", rich_help_panel=_FRAMES)]
+_Sampling = Annotated[
+    str | None, typer.Option(help="uniform (spread over the clip) or fps (so many a second).", rich_help_panel=_FRAMES)
+]
+_Fps = Annotated[float | None, typer.Option(help="Frames a second; implies --sampling fps.", rich_help_panel=_FRAMES)]
+_Start = Annotated[float | None, typer.Option(help="Begin at this second.", rich_help_panel=_FRAMES)]
+_End = Annotated[float | None, typer.Option(help="End at this second.", rich_help_panel=_FRAMES)]
+_SourceFps = Annotated[
+    float | None, typer.Option(help="Frames a second of a folder of pictures; 1 by default.", rich_help_panel=_FRAMES)
+]
+_NewTokens = Annotated[
+    int | None,
+    typer.Option(
+        help="Length of the answer in tokens, at most. Default: 128; one word for the embedded model.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+_Columns = Annotated[int | None, typer.Option(min=1, help="Steps in time to show, at most.", rich_help_panel=_OUTPUT)]
+_Width = Annotated[
+    int, typer.Option(min=16, max=4096, help="Width of each picture in pixels.", rich_help_panel=_OUTPUT)
+]
+_Out = Annotated[Path | None, typer.Option(help="The report, an .html file.", rich_help_panel=_OUTPUT)]
+_Png = Annotated[Path | None, typer.Option(help="Also one still picture.", rich_help_panel=_OUTPUT)]
+_Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.", rich_help_panel=_OUTPUT)]
+
+
+@app.command(_WHOLE, cls=_Whole, hidden=True, no_args_is_help=True)
+def view(
+    clip: _Clip,
+    question: _Question,
+    out: _Out = None,
+    png: _Png = None,
+    mp4: Annotated[Path | None, typer.Option(help="Also the overlay as a video.", rich_help_panel=_OUTPUT)] = None,
+    gif: Annotated[Path | None, typer.Option(help="Also the overlay as a GIF.", rich_help_panel=_OUTPUT)] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="Pruning method: prunevid (default), fastv, visionzip, ... or several, as 'tome|fastv'.",
+            rich_help_panel=_PRUNING,
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="Settings by name: paper, conservative (prunes most), aggressive (prunes least), stage1_only, "
+            "baseline (prunes nothing).",
+            rich_help_panel=_PRUNING,
+        ),
+    ] = None,
+    retention: Annotated[
+        float | None, typer.Option(help="Share of the visual tokens to keep, above 0 to 1.", rich_help_panel=_PRUNING)
+    ] = None,
+    tokens: Annotated[
+        int | None, typer.Option(help="The same as a number of tokens.", rich_help_panel=_PRUNING)
+    ] = None,
+    average_over_layers: _Average = False,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="An option of the method's own, as keep_ratio=0.3; may be given often.",
+            rich_help_panel=_PRUNING,
+        ),
+    ] = None,
+    unpruned: Annotated[
+        bool,
+        typer.Option("--unpruned/--no-unpruned", help="Also ask the model without pruning.", rich_help_panel=_PRUNING),
+    ] = True,
+    model: _Model = None,
+    device: _Device = None,
+    dtype: _Dtype = "auto",
+    attn_implementation: _Kernel = None,
+    max_frames: _MaxFrames = None,
+    sampling: _Sampling = None,
+    fps: _Fps = None,
+    start: _Start = None,
+    end: _End = None,
+    source_fps: _SourceFps = None,
+    max_new_tokens: _NewTokens = None,
+    columns: _Columns = None,
+    width: _Width = 240,
+    as_json: _Json = False,
+) -> None:
+    """Ask a question, and show what was kept of the clip: a report (--out), a picture, a video or a GIF.
+
+    Others: `prunevid view compare` sets several methods side by side, `prunevid view attention` shows the question's
+    attention over layers. A clip whose file has such a name is given as ./compare.
+    """
+    from prunevid.cli import common
+
+    places = _places({"--out": out, "--png": png, "--mp4": mp4, "--gif": gif}, clip)
+    options = _settings(setting or [])
+    qa = common.load(
+        model,
+        method=method,
+        preset=preset,
+        options=options,
+        retention=retention,
+        tokens=tokens,
+        average_over_layers=average_over_layers,
+        device=device,
+        dtype=dtype,
+        attn_implementation=attn_implementation,
+    )
+    with _seen(qa, clip, max_frames, sampling, fps, start, end, source_fps) as (seen, tell):
+        tell("Answering")
+        plain: Answer | None = None
+        if unpruned:
+            plain, answer = qa.compare(seen, question, max_new_tokens=max_new_tokens)
+        else:
+            answer = qa.ask(seen, question, max_new_tokens=max_new_tokens)
+        tell("Drawing")
+        contents = _drawn(places, qa, model, answer, plain, seen, width, columns)
+    _write(contents)
+    if as_json:
+        document = common.as_dict(answer) | {
+            "model": model or "builtin",
+            "method": qa.method.label,
+            "options": _options_of(qa),
+            "unpruned": None if plain is None else {"answer": plain.text, "stats": plain.stats},
+            "same": None if plain is None else _alike(answer, plain),
+            "files": [str(path) for path in contents],
+        }
+        common.print_json(document)
+        return
+    typer.echo(answer.text)
+    _tell_written(contents)
+
+
+@app.command("compare", no_args_is_help=True)
+def compare(
+    clip: _Clip,
+    question: _Question,
+    out: _Out = None,
+    png: _Png = None,
+    methods: Annotated[
+        str,
+        typer.Option(
+            help="Pruning methods with commas between, or all; 'tome|fastv' is both at once.",
+            rich_help_panel=_PRUNING,
+        ),
+    ] = "prunevid,fastv,random",
+    retention: Annotated[
+        str | None,
+        typer.Option(
+            help="Shares of the visual tokens to keep, with commas between, as 0.2,0.1; each goes with every method.",
+            rich_help_panel=_PRUNING,
+        ),
+    ] = None,
+    average_over_layers: _Average = False,
+    unpruned: Annotated[
+        bool,
+        typer.Option("--unpruned/--no-unpruned", help="Also ask the model without pruning.", rich_help_panel=_PRUNING),
+    ] = True,
+    model: _Model = None,
+    device: _Device = None,
+    dtype: _Dtype = "auto",
+    attn_implementation: _Kernel = None,
+    max_frames: _MaxFrames = None,
+    sampling: _Sampling = None,
+    fps: _Fps = None,
+    start: _Start = None,
+    end: _End = None,
+    source_fps: _SourceFps = None,
+    max_new_tokens: _NewTokens = None,
+    columns: _Columns = None,
+    width: _Width = 240,
+    as_json: _Json = False,
+) -> None:
+    """Show what several methods, or budgets, keep of the same frames, side by side."""
+    from prunevid import view as drawing
+    from prunevid.cli import common
+    from prunevid.cli.compare import _shares
+    from prunevid.comparing import contestants
+    from prunevid.view.reports import compare_report, facts_of
+
+    places = _places({"--out": out, "--png": png}, clip)
+    shares = _shares(retention)
+    contestants(methods, shares, average_over_layers or None)  # wrong names and numbers, before weights are read
+    qa = common.load(model, method="none", device=device, dtype=dtype, attn_implementation=attn_implementation)
+    chosen = contestants(methods, shares, average_over_layers or None, qa.defaults)
+    with _seen(qa, clip, max_frames, sampling, fps, start, end, source_fps) as (seen, tell):
+        tell("Answering without pruning")
+        plain = qa.ask(seen, question, max_new_tokens=max_new_tokens) if unpruned else None
+        answers, failures = _asked(qa, chosen, seen, question, max_new_tokens, tell)
+        tell("Drawing")
+        labels, said, shown = list(answers), list(answers.values()), columns or 8
+        contents: dict[Path, bytes] = {}
+        if "--out" in places:
+            facts = facts_of(qa, model or "the embedded model")
+            facts = {name: facts[name] for name in ("Model", "Versions")}
+            page = compare_report(
+                said,
+                labels,
+                unpruned=plain,
+                failures=failures,
+                frames=seen,
+                facts=facts,
+                width=width,
+                columns=shown,
+            )
+            contents[places["--out"]] = page.encode()
+        if "--png" in places:
+            contents[places["--png"]] = drawing.png(drawing.compare_sheet(said, labels, seen, columns=shown))
+    _write(contents)
+    if as_json:
+        sides = [
+            {
+                "label": label,
+                "answer": one.text,
+                "same": None if plain is None else _alike(one, plain),
+                "stats": one.stats,
+            }
+            for label, one in answers.items()
+        ]
+        common.print_json(
+            {
+                "question": question,
+                "clip": common.clip_dict(said[0].clip),
+                "model": model or "builtin",
+                "unpruned": None if plain is None else {"answer": plain.text, "stats": plain.stats},
+                "sides": sides,
+                "failures": failures,
+                "files": [str(path) for path in contents],
+            }
+        )
+        return
+    for label, one in answers.items():
+        typer.echo(f"{label}: {one.text}")
+    _tell_written(contents)
+
+
+@app.command("attention", no_args_is_help=True)
+def attention(
+    clip: _Clip,
+    question: _Question,
+    out: _Out = None,
+    png: _Png = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            help="Decoder layers (from 0) with commas between, as 2,10,20. Default: all.", rich_help_panel=_OUTPUT
+        ),
+    ] = None,
+    scale: Annotated[
+        str, typer.Option(help="linear or log: how colours lie between the numbers.", rich_help_panel=_OUTPUT)
+    ] = "linear",
+    model: _Model = None,
+    device: _Device = None,
+    dtype: _Dtype = "auto",
+    attn_implementation: _Kernel = None,
+    max_frames: _MaxFrames = None,
+    sampling: _Sampling = None,
+    fps: _Fps = None,
+    start: _Start = None,
+    end: _End = None,
+    source_fps: _SourceFps = None,
+    max_new_tokens: _NewTokens = None,
+    columns: _Columns = None,
+    width: _Width = 240,
+    as_json: _Json = False,
+) -> None:
+    """Show how the question's attention to the clip changes over the layers of the unpruned model."""
+    from prunevid import view as drawing
+    from prunevid.cli import common
+    from prunevid.view.reports import attention_report, facts_of
+
+    places = _places({"--out": out, "--png": png}, clip)
+    wanted = _layers(layers)
+    if scale not in ("linear", "log"):
+        raise ConfigError(f"scale is {scale!r}, but must be 'linear' or 'log'.")
+    qa = common.load(model, method=None, device=device, dtype=dtype, attn_implementation=attn_implementation)
+    with _seen(qa, clip, max_frames, sampling, fps, start, end, source_fps) as (seen, tell):
+        tell("Answering")
+        watched = drawing.watch(qa, seen, question, layers=wanted, max_new_tokens=max_new_tokens)
+        tell("Drawing")
+        shown = columns or 8
+        contents: dict[Path, bytes] = {}
+        if "--out" in places:
+            facts = facts_of(qa, model or "the embedded model")
+            facts = {name: facts[name] for name in ("Model", "Versions")}
+            page = attention_report(watched, frames=seen, facts=facts, width=width, columns=shown, scale=scale)
+            contents[places["--out"]] = page.encode()
+        if "--png" in places:
+            picture = drawing.attention_sheet(watched, seen, columns=shown, scale=scale)
+            contents[places["--png"]] = drawing.png(picture)
+    _write(contents)
+    if as_json:
+        document = common.as_dict(watched.answer) | {
+            "model": model or "builtin",
+            "layers": list(watched.layers),
+            "files": [str(path) for path in contents],
+        }
+        common.print_json(document)
+        return
+    typer.echo(watched.answer.text)
+    _tell_written(contents)
+
+
+@contextmanager
+def _seen(
+    qa: VideoQA,
+    clip: Path,
+    max_frames: int | None,
+    sampling: str | None,
+    fps: float | None,
+    start: float | None,
+    end: float | None,
+    source_fps: float | None,
+) -> Iterator[tuple[Clip, Callable[[str], None]]]:
+    """The frames, read once, and a function that says on stderr what is being done."""
+    from prunevid.cli import common
+
+    with common.working("Reading the clip") as tell:
+        yield (
+            qa.load_clip(
+                clip,
+                max_frames=max_frames,
+                sampling=sampling,
+                fps=fps,
+                start=start,
+                end=end,
+                source_fps=source_fps,
+                progress=common.reading(tell),
+            ),
+            tell,
+        )
+
+
+def _asked(
+    qa: VideoQA,
+    chosen: Sequence[Any],
+    seen: Clip,
+    question: str,
+    max_new_tokens: int | None,
+    tell: Callable[[str], None],
+) -> tuple[dict[str, Answer], dict[str, str]]:
+    """By label: answers, and why others have none.
+
+    Raises:
+        PruneVidError: none has an answer.
+    """
+    answers: dict[str, Answer] = {}
+    failures: dict[str, str] = {}
+    error: PruneVidError | None = None
+    for one in chosen:
+        label = one.label if one.retention_ratio is None else f"{one.label} at {100 * one.retention_ratio:g}%"
+        tell(f"Answering with {label}")
+        try:
+            answers[label] = qa.using(one).ask(seen, question, max_new_tokens=max_new_tokens)
+        except PruneVidError as failed:
+            failures[label], error = " ".join(str(failed).split()), failed
+    if error is not None and not answers:
+        raise error
+    return answers, failures
+
+
+def _drawn(
+    places: Mapping[str, Path],
+    qa: VideoQA,
+    model: str | None,
+    answer: Answer,
+    plain: Answer | None,
+    seen: Clip,
+    width: int,
+    columns: int | None,
+) -> dict[Path, bytes]:
+    """What stands in each file of `view`."""
+    from prunevid import view as drawing
+    from prunevid.view.reports import facts_of, report
+
+    contents: dict[Path, bytes] = {}
+    if "--out" in places:
+        facts = facts_of(qa, model or "the embedded model")
+        page = report(answer, unpruned=plain, frames=seen, facts=facts, width=width, columns=columns or 16)
+        contents[places["--out"]] = page.encode()
+    if "--png" in places:
+        contents[places["--png"]] = drawing.png(drawing.sheet(answer, seen, columns=columns or 8))
+    if "--mp4" in places or "--gif" in places:
+        film = drawing.overlay(answer, seen, width=width)
+        if "--mp4" in places:
+            contents[places["--mp4"]] = drawing.mp4(film)
+        if "--gif" in places:
+            contents[places["--gif"]] = drawing.gif(film)
+    return contents
+
+
+_ENDINGS = {"--out": (".html", ".htm"), "--png": (".png",), "--mp4": (".mp4",), "--gif": (".gif",)}
+
+
+def _places(given: Mapping[str, Path | None], clip: Path) -> dict[str, Path]:
+    """Where to write, by option; what can't be written is refused before a model is loaded.
+
+    Raises:
+        ConfigError: nothing is to be written, two files are one, or an ending is wrong.
+        InputError: a place can't be written, or is the clip itself.
+    """
+    found = {option: path for option, path in given.items() if path is not None}
+    if not found:
+        raise ConfigError(f"There is nothing to write; name a file, such as --out report.html ({', '.join(given)}).")
+    for option, path in found.items():
+        if path.is_dir():
+            raise InputError(f"{option} is the folder {str(path)!r}; name a file in it.")
+        if path.suffix.lower() not in _ENDINGS[option]:
+            raise ConfigError(f"{option} is {str(path)!r}, but must end in {_ENDINGS[option][0]}.")
+        if path.resolve() == clip.resolve():
+            raise InputError(f"{option} is the clip {str(path)!r} itself; choose another name.")
+        _writable(option, path)
+    if len({path.resolve() for path in found.values()}) < len(found):
+        raise ConfigError(f"Two of {', '.join(found)} name the same file; give each its own.")
+    return found
+
+
+def _writable(option: str, path: Path) -> None:
+    """Raises:
+    InputError: the file can't be written or made.
+    """
+    folder = path.resolve().parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir():
+        raise InputError(f"{option} is {str(path)!r}, but {str(folder)!r} is no folder.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"{option} is {str(path)!r}, but the folder {str(folder)!r} can't be written.")
+
+
+def _settings(given: Sequence[str]) -> dict[str, Any]:
+    """Options of a method from NAME=VALUE.
+
+    Raises:
+        ConfigError: one without a name or a value, or one twice.
+    """
+    import yaml
+
+    found: dict[str, Any] = {}
+    for one in given:
+        name, sign, value = one.partition("=")
+        name = name.strip().replace("-", "_")
+        if not sign or not name or not value.strip():
+            raise ConfigError(f"--setting is {one!r}, but must be NAME=VALUE, such as keep_ratio=0.3.")
+        if name in found:
+            raise ConfigError(f"--setting gives {name} twice; leave one out.")
+        try:
+            found[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--setting is {one!r}, but {value!r} is no value.") from error
+    return found
+
+
+def _layers(given: str | None) -> list[int] | None:
+    """Numbers with commas between.
+
+    Raises:
+        ConfigError: something else.
+    """
+    if given is None:
+        return None
+    try:
+        return [int(part) for part in given.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"--layers is {given!r}, but must be numbers with commas between, such as 2,10.") from error
+
+
+def _write(contents: Mapping[Path, bytes]) -> None:
+    from prunevid.evaluation.atomic import write_files
+
+    write_files(contents)
+
+
+def _tell_written(contents: Mapping[Path, bytes]) -> None:
+    for path in contents:
+        typer.echo(f"Wrote {path}", err=True)
+
+
+def _options_of(qa: VideoQA) -> dict[str, Any]:
+    from prunevid.comparing import options_of
+
+    return options_of(qa.method)
+
+
+def _alike(one: Answer, other: Answer) -> bool:
+    from prunevid.comparing import alike
+
+    return alike(one.text, other.text)
