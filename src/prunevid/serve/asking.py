@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import os
+import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,14 @@ from prunevid.serve.conversation import Message
 from prunevid.serve.engine import Engine, Listener, Question, Reply
 from prunevid.serve.media import MediaStore
 from prunevid.serve.refusals import Refusal, internal, unusable
+from prunevid.serve.uploads import Uploads
 from prunevid.serve.worker import Done, Failed, Job, Piece, Started, Waiting
 
+_log = logging.getLogger(__name__)
 UNPRUNED = "none"
 BUDGETS = ("default", "share", "tokens")
 _MOST_VISITS = 256
+_WIDTH = 1000  # pixels of a picture: letters stay readable in the page's column
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,12 @@ class Form:
 
 @dataclass(frozen=True)
 class Seen:
-    """What the page shows; HTML."""
+    """What the page shows; HTML. None leaves a part as it is."""
 
-    status: str = ""
-    talk: str = ""
-    picture: str = ""
-    words: str = ""
+    status: str
+    talk: str | None = None
+    picture: str | None = None
+    words: str | None = None
 
 
 @dataclass
@@ -72,6 +75,7 @@ class Visit:
         job: the answer that runs or waits.
         stopped: whether Stop was pressed during this question.
         busy: whether a question is being answered.
+        heard: what came of the answer so far.
         exchanges: questions and answers about the clip.
     """
 
@@ -83,6 +87,7 @@ class Visit:
     job: Job | None = None
     stopped: bool = False
     busy: bool = False
+    heard: str = ""
     exchanges: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -92,25 +97,31 @@ class Desk:
     Args:
         engine: its limits hold for pages, too.
         store: where files of a request lie.
-        folder: where uploads of pages lie, inside the store's.
+        uploads: what pages send.
     """
 
-    def __init__(self, engine: Engine, store: MediaStore, folder: Path) -> None:
-        self._engine, self._store, self.folder = engine, store, folder
-        self._visits: OrderedDict[str, Visit] = OrderedDict()
+    def __init__(self, engine: Engine, store: MediaStore, uploads: Uploads) -> None:
+        self._engine, self._store, self._uploads = engine, store, uploads
+        self._visits: OrderedDict[tuple[str, str], Visit] = OrderedDict()
 
     def visit(self, key: str, client: str) -> Visit:
-        """The visit of an open page; few are remembered, the idle ones go first."""
-        visit = self._visits.setdefault(key, Visit(client))
-        self._visits.move_to_end(key)
-        idle = [other for other, known in self._visits.items() if not known.busy and other != key]
-        for other in idle[: max(0, len(self._visits) - _MOST_VISITS)]:
-            self.leave(other)
+        """The visit of an open page; few are remembered, the idle ones go first.
+
+        Args:
+            key: of the page; one that another client made up means another page.
+            client: its address.
+        """
+        own = (client, key)
+        visit = self._visits.setdefault(own, Visit(client))
+        self._visits.move_to_end(own)
+        idle = [other for other, known in self._visits.items() if not known.busy and other != own]
+        for host, other in idle[: max(0, len(self._visits) - _MOST_VISITS)]:
+            self.leave(other, host)
         return visit
 
-    def leave(self, key: str) -> None:
+    def leave(self, key: str, client: str) -> None:
         """The page was closed: its answer is stopped, its clip is forgotten, its upload removed."""
-        visit = self._visits.pop(key, None)
+        visit = self._visits.pop((client, key), None)
         if visit is not None:
             self.stop(visit)
             self.forget(visit)
@@ -125,23 +136,21 @@ class Desk:
         """Drops the clip of a page and what was said about it."""
         if visit.kept is not None:
             self._engine.sessions.drop(visit.client, visit.kept)
-        _remove(visit.upload)
+        self._uploads.remove(visit.upload)
         visit.upload, visit.kept, visit.kept_for, visit.exchanges = None, None, ("", None), []
 
     def take(self, visit: Visit, path: str) -> None:
         """Takes a file that was uploaded as the page's clip.
 
         Raises:
-            Refusal: 403, 413, 422: it does not lie in the folder of uploads, is too large, or is gone.
+            Refusal: 422: it is no upload, or it is gone.
         """
-        file = Path(path).resolve()
-        if not file.is_relative_to(self.folder.resolve()) or not file.is_file():
+        self._uploads.sweep()
+        if not self._uploads.holds(path) or not Path(path).is_file():
             raise unusable("The upload is not there any more; send the clip again.", "no_such_file")
         self.forget(visit)
-        visit.upload, visit.name = file, file.name
-        for stray in self.folder.iterdir():  # Gradio opens an empty file beside each upload, and leaves it
-            if stray.is_file() and stray.stat().st_size == 0:
-                stray.unlink(missing_ok=True)
+        visit.upload = Path(path).resolve()
+        visit.name = visit.upload.name
 
     # ---- a question ----------------------------------------------------------------------------------------------
 
@@ -150,26 +159,30 @@ class Desk:
         if visit.busy:
             yield Seen(words.note("This page has a question open; wait for its answer, or press Stop.", "error"))
             return
-        visit.busy, visit.stopped = True, False
+        visit.busy, visit.stopped, visit.heard = True, False, ""
         try:
             async for seen in self._asked(visit, form):
                 yield seen
-        except PruneVidError as error:
-            refusal = error if isinstance(error, Refusal) else internal()
-            text = "Stopped." if visit.stopped else str(refusal)
-            yield Seen(words.note(text, "note" if visit.stopped else "error"), words.talk(visit.exchanges))
+        except Exception as error:
+            if not isinstance(error, Refusal):
+                _log.exception("A question of a page failed.")
+                error = internal()
+            if visit.stopped and visit.heard:
+                visit.exchanges.append((form.text, visit.heard))
+            told = words.note("Stopped.") if visit.stopped else words.note(str(error), "error")
+            yield Seen(told, words.talk(visit.exchanges))
         finally:
             if visit.job is not None:
                 self._engine.cancel(visit.job)
             visit.job, visit.busy = None, False
 
     async def _asked(self, visit: Visit, form: Form) -> AsyncIterator[Seen]:
-        self._settle(visit, form)
+        form = self._settle(visit, form)
         names = list(dict.fromkeys([form.method, *form.against]))
         sides: list[tuple[str, Reply | str]] = []
         for number, name in enumerate(names):
             head = f"{self._label(name)} ({number + 1} of {len(names)}): " if len(names) > 1 else ""
-            text = ""
+            piece = ""
             async for change in self._side(visit, self._question(visit, form, name), form):
                 if isinstance(change, Reply):
                     sides.append((self._label(name), change))
@@ -178,36 +191,40 @@ class Desk:
                         raise change
                     sides.append((self._label(name), str(change)))
                 else:
-                    text += change.text if isinstance(change, Piece) else ""
-                    shown = words.talk([*visit.exchanges, (form.text, text)])
-                    yield Seen(words.note(head + _progress(change)), shown, words=words.table(sides) if sides else "")
+                    piece += change.text if isinstance(change, Piece) else ""
+                    visit.heard = _said([*_texts(sides), (self._label(name), piece)], len(names))
+                    shown = words.talk([*visit.exchanges, (form.text, visit.heard)])
+                    table = words.table(sides) if sides else ""
+                    yield Seen(words.note(head + _progress(change), "busy"), shown, "", table)
         replies = [(name, reply) for name, reply in sides if isinstance(reply, Reply)]
         if not replies:
             raise unusable(str(sides[0][1]))
-        visit.exchanges.append((form.text, _said(replies)))
+        visit.exchanges.append((form.text, _said(_texts(sides), len(names))))
         drawn = await asyncio.to_thread(_draw, replies)
-        cost = words.table(sides) if len(names) > 1 else words.note(words.in_words(replies[0][1]))
+        cost = words.table(sides) if len(names) > 1 else words.figures(replies[0][1])
         follow = "Done. Ask another question about this clip, or give another clip."
         yield Seen(words.note(follow), words.talk(visit.exchanges), drawn, cost)
 
-    def _settle(self, visit: Visit, form: Form) -> None:
-        """Makes sure that there is a clip to ask about; another path means another clip.
+    def _settle(self, visit: Visit, form: Form) -> Form:
+        """The form with the clip that is asked about; another path means another clip.
 
         Raises:
             Refusal: 422: there is none, or it was read with other frames and is gone.
         """
         if form.path and form.path != visit.kept_for[0]:
             self.forget(visit)
-            visit.name = "the clip"
+        form = dataclasses.replace(form, path=form.path or visit.kept_for[0])
         if form.path or visit.upload is not None:
             if visit.kept is not None and visit.kept_for[1] != form.max_frames:
                 self._engine.sessions.drop(visit.client, visit.kept)
                 visit.kept = None
-            return
+            return form
         if visit.kept is None:
             raise unusable("There is no clip yet; upload one, or name one in the folder of clips.", "no_media")
-        if visit.kept_for[1] != form.max_frames:
+        fits = form.max_frames is None or 1 <= form.max_frames <= self._engine.settings.max_frames
+        if fits and visit.kept_for[1] != form.max_frames:  # the engine refuses what does not fit
             raise unusable("The upload was removed when it was read; send it again to look at other frames.")
+        return form
 
     def _question(self, visit: Visit, form: Form, method: str | None) -> Question:
         """The question for one method, without its clip."""
@@ -254,7 +271,7 @@ class Desk:
     def _keep(self, visit: Visit, reply: Reply, form: Form) -> None:
         """The clip was read: its frames are kept for a while, its upload is not."""
         visit.kept, visit.kept_for = reply.session, (form.path, form.max_frames)
-        _remove(visit.upload)
+        self._uploads.remove(visit.upload)
         visit.upload = None
 
     def _label(self, method: str | None) -> str:
@@ -285,32 +302,31 @@ def _progress(event: Waiting | Started | Piece) -> str:
     return "Reading the clip and the question ..." if isinstance(event, Started) else "Answering ..."
 
 
-def _said(replies: list[tuple[str, Reply]]) -> str:
-    if len(replies) == 1:
-        return replies[0][1].text
-    return "; ".join(f"{name}: {reply.text}" for name, reply in replies)
+def _texts(sides: list[tuple[str, Reply | str]]) -> list[tuple[str, str]]:
+    return [(name, reply.text) for name, reply in sides if isinstance(reply, Reply)]
+
+
+def _said(texts: list[tuple[str, str]], sides: int) -> str:
+    """An answer as it is, or a line for each of several."""
+    if sides == 1:
+        return texts[0][1]
+    return "\n".join(f"{name}: {text}" for name, text in texts if text)
 
 
 def _draw(replies: list[tuple[str, Reply]]) -> str:
     """The picture of what was kept, from the frames in memory; words where there is nothing to draw."""
     from prunevid import view
 
+    names, answers = [name for name, _ in replies], [reply.answer for _, reply in replies]
     frames = replies[0][1].clip.frames
-    answers = [reply.answer for _, reply in replies]
+    pictures = {}
     try:
-        if len(answers) == 1:
-            image = view.sheet(answers[0], frames, width=1400)
-        else:
-            image = view.compare_sheet(answers, [name for name, _ in replies], frames, width=1400)
+        for theme in ("light", "dark"):
+            if len(answers) == 1:
+                image = view.sheet(answers[0], frames, width=_WIDTH, theme=theme)
+            else:
+                image = view.compare_sheet(answers, names, frames, width=_WIDTH, theme=theme)
+            pictures[theme] = view.png(image)
     except PruneVidError as error:
         return words.note(f"No picture: {error}")
-    return words.picture(view.png(image), "The clip's frames, with the tokens that were kept clear and the others dark")
-
-
-def _remove(path: Path | None) -> None:
-    """Removes an upload and the folder that was made for it."""
-    if path is None:
-        return
-    path.unlink(missing_ok=True)
-    with suppress(OSError):  # it is not empty, or gone
-        os.rmdir(path.parent)
+    return words.picture(pictures, "The clip's frames, with the tokens that were kept clear and the others dark")

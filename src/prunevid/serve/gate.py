@@ -8,22 +8,21 @@ import base64
 import binascii
 import hmac
 import json
-import shutil
-import time
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
 from prunevid.serve import chat
 from prunevid.serve.engine import Engine
-from prunevid.serve.refusals import Refusal, busy, forbidden, malformed, too_large
+from prunevid.serve.refusals import Refusal, forbidden, gone, malformed, too_large
+from prunevid.serve.uploads import FORM_BYTES, Uploads, large
 
-_UPLOAD, _JOIN = "/gradio_api/upload", "/gradio_api/queue/join"
-_POSTS = (_UPLOAD, _JOIN, "/gradio_api/cancel", "/gradio_api/reset")
-_FILES = ("/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt")
-_GETS = ("queue/data", "upload_progress", "startup-events", "app_id", "theme.css", "info")
-_FOLDERS = ("/assets/", "/static/", "/svelte/", "/gradio_api/heartbeat/")
-_FORM_BYTES = 64 * 2**10  # what a form adds to its file
+_UPLOAD, _PROGRESS = "/gradio_api/upload", "/gradio_api/upload_progress"
+_POSTS = (_UPLOAD, "/gradio_api/queue/join", "/gradio_api/cancel", "/gradio_api/reset")
+_FILES = ("/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/gradio_api/queue/data", _PROGRESS)
+_FOLDERS = ("/assets/", "/static/", "/gradio_api/heartbeat/")
 _HEADERS = {
     b"content-security-policy": b"default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
     b"style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; "
@@ -43,17 +42,19 @@ class Gate:
     Args:
         app: Gradio's application.
         engine: its settings and its queue.
-        folder: of the page's uploads.
+        uploads: the page's.
     """
 
-    def __init__(self, app: Any, engine: Engine, folder: Path) -> None:
-        self._app, self._engine, self._folder = app, engine, folder
+    def __init__(self, app: Any, engine: Engine, uploads: Uploads) -> None:
+        self._app, self._engine, self._uploads = app, engine, uploads
         self._settings = engine.settings
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
                 await self._app(scope, receive, send)
+            elif scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": 1008})
             return
         try:
             await self._pass(scope, receive, send)
@@ -76,6 +77,9 @@ class Gate:
             await self._upload(scope, receive, guarded, headers)
         elif scope["method"] == "POST":
             await self._app(scope, await self._checked(receive, headers), guarded)
+        elif path == _PROGRESS:  # nothing is told of it but that there is no more to hear
+            told = Response('data: {"msg": "done"}\n\n', media_type="text/event-stream")
+            await told(scope, receive, guarded)
         else:
             await self._app(scope, receive, guarded)
 
@@ -102,62 +106,42 @@ class Gate:
 
     # ---- bodies --------------------------------------------------------------------------------------------------
 
-    def _length(self, headers: dict[bytes, str], most: int, what: str) -> int:
-        """The length that a body has; the server takes no more of it than that."""
+    def _length(self, headers: dict[bytes, str], most: int, message: str) -> int:
+        """The length that a body has; the web server takes no more of it than that.
+
+        Raises:
+            Refusal: 411: it is not told, or the body comes in chunks; 413 with this message.
+        """
         text = headers.get(b"content-length", "")
-        if not text.isdecimal():
+        if not text.isdecimal() or b"transfer-encoding" in headers:
             raise Refusal(411, "The request must say how long it is.", "length_required")
-        if int(text) > most:
-            raise too_large(f"{what} is larger than {most} bytes; send a shorter or smaller clip.")
+        if len(text) > 18 or int(text) > most:
+            raise too_large(message)
         return int(text)
 
     async def _upload(self, scope: Any, receive: Any, send: Any, headers: dict[bytes, str]) -> None:
-        """Takes an upload in a place of the queue, as the endpoint does."""
-        size = self._length(headers, self._settings.max_upload_bytes + _FORM_BYTES, "The upload")
+        """Takes an upload in a place of the queue, as the endpoint does; answers with its path, as Gradio would."""
+        most = self._settings.max_upload_bytes + FORM_BYTES
+        size = self._length(headers, most, large(self._settings))
         place = self._engine.reserve(scope["client"][0] if scope.get("client") else "unknown")
-        started: list[bool] = []
-
-        async def noted(message: Any) -> None:
-            started.append(True)
-            await send(message)
-
         try:
-            await asyncio.to_thread(self._make_room, size)
-            await asyncio.wait_for(self._app(scope, receive, noted), self._settings.body_seconds)
-        except asyncio.TimeoutError as error:
-            if not started:
-                raise Refusal(408, "The upload did not arrive in time; send it again.", "slow_body") from error
+            path = await self._uploads.receive(Request(scope, receive), size)
         finally:
             place.release()
-
-    def _make_room(self, size: int) -> None:
-        """Removes uploads that nobody asked about for long.
-
-        Raises:
-            Refusal: 503: too many of them lie here.
-        """
-        oldest = time.time() - self._settings.session_seconds
-        total = size
-        for entry in list(self._folder.iterdir()):
-            files = [path for path in (entry.rglob("*") if entry.is_dir() else [entry]) if path.is_file()]
-            try:
-                if max((path.stat().st_mtime for path in files), default=entry.stat().st_mtime) < oldest:
-                    shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink(missing_ok=True)
-                else:
-                    total += sum(path.stat().st_size for path in files)
-            except FileNotFoundError:
-                continue  # somebody was faster
-        if total > self._settings.max_sessions * self._settings.max_upload_bytes + _FORM_BYTES:
-            raise busy("Too many uploads wait for their question; try again later.", 60)
+        await JSONResponse([str(path)])(scope, receive, send)
 
     async def _checked(self, receive: Any, headers: dict[bytes, str]) -> Any:
         """A body that names no file but uploads, to be read again."""
-        length = self._length(headers, self._settings.max_text_bytes, "The request")
+        most = self._settings.max_text_bytes
+        length = self._length(headers, most, f"The request is larger than {most} bytes; ask something shorter.")
         body = b""
         while len(body) < length:
-            message = await asyncio.wait_for(receive(), self._settings.body_seconds)
+            try:
+                message = await asyncio.wait_for(receive(), self._settings.body_seconds)
+            except (asyncio.TimeoutError, TimeoutError) as error:
+                raise Refusal(408, "The request did not arrive in time.", "body_time_limit") from error
             if message["type"] != "http.request":
-                break
+                raise gone()
             body += message.get("body", b"")
             if not message.get("more_body"):
                 break
@@ -166,7 +150,7 @@ class Gate:
         except (ValueError, RecursionError) as error:
             raise malformed("The request is no JSON.") from error
         for path in _paths(document):
-            if not self._uploaded(path):
+            if not self._uploads.holds(path):
                 raise forbidden("The request names a file that is no upload of this page.", "no_upload")
         sent: list[bool] = []
 
@@ -178,12 +162,6 @@ class Gate:
 
         return again
 
-    def _uploaded(self, path: Any) -> bool:
-        try:
-            return isinstance(path, str) and Path(path).resolve().is_relative_to(self._folder)
-        except (OSError, ValueError, RuntimeError):
-            return False
-
 
 def _open(verb: str, path: str, whole: str) -> bool:
     """Whether the page needs this path."""
@@ -191,8 +169,7 @@ def _open(verb: str, path: str, whole: str) -> bool:
         return path in _POSTS
     if verb not in ("GET", "HEAD") or ".." in whole:
         return False
-    api = path.removeprefix("/gradio_api/") if path.startswith("/gradio_api/") else None
-    return path in _FILES or api in _GETS or any(whole.startswith(folder) for folder in _FOLDERS)
+    return path in _FILES or any(whole.startswith(folder) for folder in _FOLDERS)
 
 
 def _check_origin(headers: dict[bytes, str]) -> None:

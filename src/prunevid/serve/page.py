@@ -22,19 +22,38 @@ from prunevid.serve.asking import UNPRUNED, Desk, Form, Seen, Visit
 from prunevid.serve.engine import Engine
 from prunevid.serve.gate import Gate
 from prunevid.serve.refusals import Refusal
+from prunevid.serve.uploads import Uploads
 
 _TITLE = "prunevid"
 _BUDGETS = [("as the method says", "default"), ("share of the tokens", "share"), ("number of tokens", "tokens")]
 _CSS = """
-.gradio-container { max-width: 1500px !important; }
-.pv-question { margin: .5em 0 .1em; font-weight: 600; }
-.pv-answer { margin: 0 0 .6em; padding: .5em .8em; border-left: 3px solid #0072b2; font-size: 1.1em; }
-.pv-note { margin: 0; padding: .1em 0; opacity: .85; }
-.pv-error { color: #b3261e; font-weight: 600; }
-.dark .pv-error { color: #ff8a80; }
-.pv-picture { width: 100%; height: auto; border-radius: 6px; }
-.pv-table { width: 100%; border-collapse: collapse; }
-.pv-table th, .pv-table td { text-align: left; padding: .35em .8em .35em 0; border-bottom: 1px solid #8884; }
+.gradio-container { width: 100% !important; max-width: 1500px !important; margin: 0 auto !important; }
+#pv-head h1 { margin: 0; font-size: 1.7em; }
+#pv-head p { margin: .2em 0 0; opacity: .85; }
+.pv-note, .pv-busy, .pv-error { padding: .55em .9em; border-radius: 8px; background: #8881; }
+.pv-busy { background: #0072b21c; }
+.pv-busy::before { content: ""; display: inline-block; width: .65em; height: .65em; margin-right: .6em;
+  border-radius: 50%; background: #0072b2; animation: pv-beat 1.2s ease-in-out infinite; }
+@keyframes pv-beat { 50% { opacity: .25; } }
+.pv-error { color: #b3261e; background: #b3261e14; font-weight: 600; }
+.dark .pv-error { color: #ffb4ab; background: #ffb4ab1c; }
+.pv-question { margin: .5em 0 .2em; font-weight: 600; white-space: pre-wrap; overflow-wrap: anywhere; }
+.pv-answer { margin: 0 0 .7em; padding: .4em .9em; border-left: 3px solid #0072b2; font-size: 1.1em;
+  white-space: pre-wrap; overflow-wrap: anywhere; }
+.pv-frame, .pv-scroll { overflow-x: auto; }
+.pv-frame { border: 1px solid #8884; border-radius: 8px; }
+.pv-frame img.pv-picture { display: block; width: 100%; min-width: 640px; height: auto; margin: 0; border-radius: 0; }
+.pv-frame img.pv-dark, .dark .pv-frame img.pv-light { display: none; }
+.dark .pv-frame img.pv-dark { display: block; }
+.pv-figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(170px, 1fr)); gap: .7em; }
+.pv-figures div { padding: .6em .9em; border: 1px solid #8884; border-radius: 8px; }
+.pv-figures b { display: block; font-size: 1.35em; }
+.pv-figures span { font-size: .9em; opacity: .85; }
+.gradio-container table.pv-table { width: 100%; margin: 0; border-collapse: collapse; }
+.gradio-container table.pv-table, .gradio-container table.pv-table :is(thead, tbody, tr) { border: 0; }
+.gradio-container table.pv-table :is(th, td) { padding: .45em .9em .45em 0; border: 0;
+  border-bottom: 1px solid #8884; text-align: left; vertical-align: top; white-space: pre-wrap; }
+.pv-hint { margin: .5em 0 0; font-size: .9em; opacity: .85; }
 """
 
 
@@ -46,10 +65,11 @@ def mount(app: Any) -> None:
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     engine: Engine = app.state.engine
-    folder = (app.state.store.folder / "page").resolve()
+    folder = app.state.store.folder / "page"
     folder.mkdir(mode=0o700, exist_ok=True)
-    os.environ["GRADIO_TEMP_DIR"] = str(folder)
-    desk = Desk(engine, app.state.store, folder)
+    uploads = Uploads(folder, engine.settings)
+    os.environ["GRADIO_TEMP_DIR"] = str(uploads.folder)
+    desk = Desk(engine, app.state.store, uploads)
     app.state.desk = desk
     gr.mount_gradio_app(
         app,
@@ -62,11 +82,11 @@ def mount(app: Any) -> None:
         enable_monitoring=False,
         pwa=False,
         mcp_server=False,
-        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+        theme=gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["monospace"]),
         css=_CSS,
     )
     route = app.routes[-1]
-    route.app = Gate(route.app, engine, folder)
+    route.app = Gate(route.app, engine, uploads)
 
 
 def _blocks(desk: Desk, engine: Engine) -> Any:
@@ -74,16 +94,17 @@ def _blocks(desk: Desk, engine: Engine) -> Any:
     with gr.Blocks(title=_TITLE, analytics_enabled=False) as blocks:
         gr.HTML(
             f"<h1>{_TITLE}</h1><p>Ask <b>{words.escape(engine.name)}</b> about a clip, and see which visual tokens "
-            "pruning kept.</p>"
+            "pruning kept.</p>",
+            elem_id="pv-head",
         )
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
-                upload, path = _clip_fields(engine)
-                fields = [path, *_question_fields(engine)]
+                upload, path, question = _asking_fields(engine)
                 with gr.Row():
                     ask = gr.Button("Ask", variant="primary", elem_id="pv-ask")
                     stop = gr.Button("Stop", elem_id="pv-stop")
-            with gr.Column(scale=5, min_width=480):
+                fields = [path, question, *_pruning_fields(engine)]
+            with gr.Column(scale=5, min_width=320):
                 start = words.note("Give a clip and a question, then press Ask.")
                 shown = [gr.HTML(start, elem_id="pv-status"), gr.HTML(elem_id="pv-talk")]
                 shown += [gr.HTML(elem_id="pv-drawn"), gr.HTML(elem_id="pv-words")]
@@ -93,39 +114,43 @@ def _blocks(desk: Desk, engine: Engine) -> Any:
     return blocks
 
 
-def _clip_fields(engine: Engine) -> tuple[Any, Any]:
+def _asking_fields(engine: Engine) -> tuple[Any, Any, Any]:
+    """The upload, the path, the question."""
     settings = engine.settings
-    most = f"{settings.max_upload_bytes / 2**20:g} MiB, {settings.max_seconds:g} s"
+    most = f"{settings.max_upload_bytes / 2**20:.3g} MiB, {settings.max_seconds:g} s"
     upload = gr.File(label=f"Clip (at most {most})", type="filepath", height=130, elem_id="pv-upload")
-    path = gr.Textbox(
-        label="or a clip in the server's folder",
-        placeholder="holiday/beach.mp4",
-        max_length=4096,
-        visible=settings.allowed_folder is not None or bool(settings.allowed_hosts),
-        elem_id="pv-path",
-    )
-    return upload, path
+    with gr.Group():
+        path = gr.Textbox(
+            label="or a URL of an allowed host"
+            if settings.allowed_folder is None
+            else "or a clip in the server's folder",
+            placeholder="holiday/beach.mp4",
+            max_length=4096,
+            visible=settings.allowed_folder is not None or bool(settings.allowed_hosts),
+            elem_id="pv-path",
+        )
+        question = gr.Textbox(
+            label="Question", placeholder="What happens?", max_length=settings.max_text_chars, elem_id="pv-text"
+        )
+    return upload, path, question
 
 
-def _question_fields(engine: Engine) -> list[Any]:
+def _pruning_fields(engine: Engine) -> list[Any]:
+    """The method, the kind of budget and its amount, the frames, the methods to compare with."""
     names = [(f"{name} (unpruned)" if name == UNPRUNED else name, name) for name in methods.names()]
-    question = gr.Textbox(
-        label="Question", placeholder="What happens?", max_length=engine.settings.max_text_chars, elem_id="pv-text"
-    )
     own = (f"the server's ({engine.qa.method.label})", "")
-    method = gr.Dropdown([own, *names], value="", label="Pruning method", elem_id="pv-method")
-    with gr.Row():
-        budget = gr.Dropdown(_BUDGETS, value="default", label="Keep", min_width=140, elem_id="pv-budget")
-        amount = gr.Number(label="How much", value=0.2, min_width=90, visible=False, elem_id="pv-amount")
+    with gr.Group():
+        method = gr.Dropdown([own, *names], value="", label="Pruning method", elem_id="pv-method")
+        budget = gr.Dropdown(_BUDGETS, value="default", label="Keep", elem_id="pv-budget")
+        amount = gr.Number(label="How much", value=0.2, visible=False, elem_id="pv-amount")
+        against = gr.Dropdown(names, value=[], multiselect=True, label="Compare with", elem_id="pv-against")
+        most = engine.settings.max_frames
+        usual = engine.qa.config.max_frames if engine.qa.config is not None else 16
+        frames = gr.Number(
+            label=f"Frames to look at (at most {most})", value=min(usual, most), precision=0, elem_id="pv-frames"
+        )
     budget.change(_amount, budget, amount, api_visibility="private", show_progress="hidden", concurrency_limit=None)
-    against = gr.Dropdown(names, value=[], multiselect=True, label="Compare with (same frames)", elem_id="pv-against")
-    frames = gr.Number(
-        label=f"Frames to look at (at most {engine.settings.max_frames}; empty: the model's own number)",
-        value=None,
-        precision=0,
-        elem_id="pv-frames",
-    )
-    return [question, method, budget, amount, frames, against]
+    return [method, budget, amount, frames, against]
 
 
 def _amount(kind: str) -> Any:
@@ -138,8 +163,7 @@ def _wire(blocks: Any, desk: Desk, upload: Any, fields: list[Any], shown: list[A
     """Connects components with the desk. A visit is known by Gradio's key of the open page, which nobody else has."""
 
     def visit(request: gr.Request) -> Visit:
-        host = request.client.host if request.client is not None else "unknown"
-        return desk.visit(str(request.session_hash), host)
+        return desk.visit(str(request.session_hash), _host(request))
 
     async def asked(
         path: str,
@@ -150,34 +174,44 @@ def _wire(blocks: Any, desk: Desk, upload: Any, fields: list[Any], shown: list[A
         frames: float | None,
         against: list[str],
         request: gr.Request,
-    ) -> AsyncIterator[tuple[str, str, str, str]]:
+    ) -> AsyncIterator[tuple[Any, ...]]:
         filled = form(path, text, method, budget, amount, frames, against)
         async for seen in desk.ask(visit(request), filled):
             yield _outputs(seen)
 
-    def sent(file: str | None, request: gr.Request) -> tuple[str, str, str, str]:
+    def sent(file: str | None, request: gr.Request) -> tuple[Any, ...]:
         try:
             if file is not None:
                 desk.take(visit(request), file)
-                return _outputs(Seen(words.note("The clip is here. Ask about it.")))
+                return "", *_outputs(Seen(words.note("The clip is here. Ask about it."), "", "", ""))
             desk.forget(visit(request))
         except Refusal as refusal:
-            return _outputs(Seen(words.note(str(refusal), "error")))
-        return _outputs(Seen(words.note("The clip is forgotten.")))
+            return gr.skip(), *_outputs(Seen(words.note(str(refusal), "error")))
+        return gr.skip(), *_outputs(Seen(words.note("The clip is forgotten."), "", "", ""))
 
     def stopped(request: gr.Request) -> None:
         desk.stop(visit(request))
 
     def left(request: gr.Request) -> None:
-        desk.leave(str(request.session_hash))
+        desk.leave(str(request.session_hash), _host(request))
 
     options: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": None, "show_progress": "hidden"}
     for event in (ask.click, fields[1].submit):
         event(asked, fields, shown, **options)
-    upload.upload(sent, upload, shown, **options)
-    upload.clear(sent, upload, shown, **options)
+    upload.upload(sent, upload, [fields[0], *shown], **options)
+    upload.clear(sent, upload, [fields[0], *shown], **options)
+    fields[0].blur(_instead, fields[0], upload, **options)
     stop.click(stopped, None, None, **options)
     blocks.unload(left)
+
+
+def _host(request: gr.Request) -> str:
+    return request.client.host if request.client is not None else "unknown"
+
+
+def _instead(path: str) -> Any:
+    """A clip that is named takes the place of one that was sent."""
+    return None if path.strip() else gr.skip()
 
 
 def form(
@@ -201,5 +235,6 @@ def form(
     )
 
 
-def _outputs(seen: Seen) -> tuple[str, str, str, str]:
-    return seen.status, seen.talk, seen.picture, seen.words
+def _outputs(seen: Seen) -> tuple[Any, ...]:
+    """What Gradio is given for the four parts of the page."""
+    return tuple(gr.skip() if part is None else part for part in (seen.status, seen.talk, seen.picture, seen.words))

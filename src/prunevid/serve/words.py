@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 from prunevid.serve.engine import Reply
@@ -13,32 +13,34 @@ _STAGES = {
     "decode_video": "reading the clip",
     "vision": "vision tower",
     "merge": "merging",
-    "prefill": "reading the prompt",
-    "decode": "answering",
+    "prefill": "prompt",
+    "decode": "answer",
 }
 
 
-def in_words(reply: Reply) -> str:
-    """Sentences about the frames, the tokens, the cost and the time of a reply."""
-    frames = len(reply.clip)
-    said = [f"The model looked at {frames} frame{'s' * (frames != 1)}, which are {reply.visual_tokens} visual tokens."]
-    if reply.method == "none":
-        said.append("Nothing was pruned.")
-    else:
-        said.append(f"{reply.method} kept {reply.visual_tokens_kept} of them ({share(reply)}).")
-    stats = reply.answer.stats
-    if "total" in stats and reply.method != "none":
-        said.append(f"Reading the prompt took {_percent(stats['total']['flops_ratio'])} of the arithmetic it would.")
+def figures(reply: Reply) -> str:
+    """The frames, the tokens, the cost and the time of a reply, as numbers with what they mean."""
+    stats, frames = reply.answer.stats, len(reply.clip)
+    pruned = reply.method != "none"
+    number = f"{reply.visual_tokens_kept} of {reply.visual_tokens}" if pruned else str(reply.visual_tokens)
+    kept = f"({share(reply)}) kept by {reply.method}" if pruned else "and nothing pruned"
+    shown = [(number, f"visual tokens {kept}, of {frames} frame{'s' * (frames != 1)}")]
+    if pruned and "total" in stats:
+        shown.append((_percent(stats["total"]["flops_ratio"]), "of the unpruned prompt's FLOPs, by formula"))
     if stats.get("stage3", {}).get("original_bytes"):
         before, after = stats["stage3"]["original_bytes"], stats["stage3"]["compressed_bytes"]
-        beside = f" instead of {before / 1024:.0f} KiB" if after != before else ""
-        said.append(f"The cache held {after / 1024:.0f} KiB{beside}.")
-    times = [
-        f"{_STAGES[name]} {value:.0f} ms"
-        for name, value in stats.get("milliseconds", {}).items()
-        if name in _STAGES and value >= 0.5
-    ]
-    return " ".join(said) + (f" Time: {', '.join(times)}." if times else "")
+        shown.append((_bytes(after), "of KV cache" + (f" instead of {_bytes(before)}" if after != before else "")))
+    times = {_STAGES[name]: value for name, value in stats.get("milliseconds", {}).items() if name in _STAGES}
+    if times:
+        parts = ", ".join(f"{name} {value:.0f}" for name, value in times.items() if value >= 0.5)
+        shown.append((f"{sum(times.values()):.0f} ms", parts))
+    cells = "".join(f"<div><b>{escape(value)}</b><span>{escape(what)}</span></div>" for value, what in shown)
+    return f"<div class=pv-figures>{cells}</div>"
+
+
+def _bytes(number: float) -> str:
+    size = number / 1024
+    return f"{size:.0f} KiB" if size < 1024 else f"{size / 1024:.1f} MiB"
 
 
 def share(reply: Reply) -> str:
@@ -63,9 +65,9 @@ def table(sides: Sequence[tuple[str, Reply | str]]) -> str:
         cells = [reply.text, f"{reply.visual_tokens_kept} of {reply.visual_tokens} ({share(reply)})"]
         cells += [_percent(flops), f"{spent:.0f} ms"]
         rows.append(f"<tr><th>{escape(name)}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>")
-    head = "<tr><th>Method</th><th>Answer</th><th>Tokens kept</th><th>Arithmetic</th><th>Time</th></tr>"
-    note = "Arithmetic: of reading the prompt, beside the unpruned model. Time: merging, reading the prompt, answering."
-    return f"<table class=pv-table>{head}{''.join(rows)}</table><p class=pv-note>{note}</p>"
+    head = "<tr><th>Method</th><th>Answer</th><th>Visual tokens kept</th><th>FLOPs</th><th>Time</th></tr>"
+    note = "FLOPs: of reading the prompt, by formula, beside the unpruned model. Time: merging, prompt and answer."
+    return f"<div class=pv-scroll><table class=pv-table>{head}{''.join(rows)}</table></div><p class=pv-hint>{note}</p>"
 
 
 def talk(exchanges: Sequence[tuple[str, str]]) -> str:
@@ -76,12 +78,16 @@ def talk(exchanges: Sequence[tuple[str, str]]) -> str:
     )
 
 
-def picture(png: bytes, description: str) -> str:
-    """A picture inside the page itself, so that no file of it lies anywhere."""
-    encoded = base64.b64encode(png).decode("ascii")
-    return f'<img class=pv-picture alt="{escape(description, quote=True)}" src="data:image/png;base64,{encoded}">'
+def picture(pngs: Mapping[str, bytes], description: str) -> str:
+    """A picture inside the page itself, so that no file of it lies anywhere; one for each theme ("light", "dark")."""
+    images = [
+        f'<img class="pv-picture pv-{theme}" alt="{escape(description)}" '
+        f'src="data:image/png;base64,{base64.b64encode(png).decode("ascii")}">'
+        for theme, png in pngs.items()
+    ]
+    return f"<div class=pv-frame>{''.join(images)}</div>"
 
 
 def note(text: str, kind: str = "note") -> str:
-    """One line; `kind` is "note" or "error"."""
+    """One line; `kind` is "note", "busy" or "error"."""
     return f'<div class="pv-{kind}" role="status">{escape(text)}</div>' if text else ""
