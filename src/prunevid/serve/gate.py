@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from prunevid.serve import chat
 from prunevid.serve.engine import Engine
@@ -59,7 +59,10 @@ class Gate:
         try:
             await self._pass(scope, receive, send)
         except Refusal as refusal:
-            response = chat.refuse(refusal)
+            response: Response = chat.refuse(refusal)
+            if scope["path"].rstrip("/") == _UPLOAD:  # the page shows the whole body
+                headers = {name: response.headers[name] for name in ("retry-after",) if name in response.headers}
+                response = PlainTextResponse(str(refusal), refusal.status, headers)
             if refusal.status == 401:
                 response.headers["WWW-Authenticate"] = 'Basic realm="prunevid", charset="UTF-8"'
             await response(scope, receive, send)
@@ -99,6 +102,8 @@ class Gate:
                 secret = base64.b64decode(secret, validate=True).partition(b":")[2]
             except binascii.Error:
                 secret = b""
+        elif scheme.lower() != "bearer":
+            secret = b""
         if not hmac.compare_digest(secret, key.encode("utf-8")):
             raise Refusal(
                 401, "The API key is missing or wrong; give it as the password, with any user name.", "invalid_api_key"

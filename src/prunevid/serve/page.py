@@ -26,6 +26,7 @@ from prunevid.serve.uploads import Uploads
 
 _TITLE = "prunevid"
 _BUDGETS = [("as the method says", "default"), ("share of the tokens", "share"), ("number of tokens", "tokens")]
+# Gradio puts its own class before every rule; of a rule with several selectors it changes all where one has ".dark".
 _CSS = """
 .gradio-container { width: 100% !important; max-width: 1500px !important; margin: 0 auto !important; }
 #pv-head h1 { margin: 0; font-size: 1.7em; }
@@ -43,7 +44,8 @@ _CSS = """
 .pv-frame, .pv-scroll { overflow-x: auto; }
 .pv-frame { border: 1px solid #8884; border-radius: 8px; }
 .pv-frame img.pv-picture { display: block; width: 100%; min-width: 640px; height: auto; margin: 0; border-radius: 0; }
-.pv-frame img.pv-dark, .dark .pv-frame img.pv-light { display: none; }
+.pv-frame img.pv-dark { display: none; }
+.dark .pv-frame img.pv-light { display: none; }
 .dark .pv-frame img.pv-dark { display: block; }
 .pv-figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(170px, 1fr)); gap: .7em; }
 .pv-figures div { padding: .6em .9em; border: 1px solid #8884; border-radius: 8px; }
