@@ -6,7 +6,6 @@ READY  := $(VENV)/.ready
 WORKERS ?= 2
 VERSIONS ?=
 LMMS := .venvs/lmms
-PAGE := .venvs/page
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all test-matrix test-lmms test-page lint format train clean
@@ -44,16 +43,8 @@ $(LMMS)/.ready: pyproject.toml constraints.txt
 test-lmms: $(LMMS)/.ready  ## the integration with lmms-eval, and reading clips with its PyAV, in .venvs/lmms
 	PRUNEVID_TEST_LMMS=1 $(LMMS)/bin/python -m pytest tests/lmms tests/video
 
-# Gradio holds Pillow below 13, so the versions tested together apply but for that one. Needs Debian's chromium-driver.
-$(PAGE)/.ready: pyproject.toml constraints.txt
-	$(PYTHON) -m venv --clear $(PAGE)
-	grep -v '^pillow==' constraints.txt > $(PAGE)/constraints.txt
-	$(PAGE)/bin/python -m pip install --quiet --upgrade pip
-	$(PAGE)/bin/python -m pip install --quiet -c $(PAGE)/constraints.txt -e '.[serve,dev]' selenium
-	touch $@
-
-test-page: $(PAGE)/.ready  ## the web page, also in a real Chromium, in .venvs/page
-	$(PAGE)/bin/python -m pytest tests/serve
+test-page: $(READY)  ## the web page in a real Chromium (Debian: chromium chromium-driver)
+	PRUNEVID_TEST_PAGE=1 $(BIN)/python -m pytest tests/serve -k page
 
 lint: $(READY)  ## ruff, ruff format and mypy
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,32 +15,54 @@ from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-_PATIENCE = 20.0  # seconds after which something is stuck
+_PATIENCE = 60.0  # seconds after which something is stuck
+_NAMES = ("chromium", "chromium-browser", "google-chrome")
 _FLAGS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-    *("--window-size=1480,1300", "--hide-scrollbars", "--force-color-profile=srgb"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars"),
+    "--force-color-profile=srgb",
 )
 
 
-def started(profile: Path) -> Any:
-    """A browser with an empty profile; it logs every request that it makes."""
+def missing() -> str | None:
+    """What a machine lacks to run these tests, and the Debian package that has it; None where all is there."""
+    if not any(shutil.which(name) for name in _NAMES):
+        return "there is no Chromium on the PATH (Debian: apt-get install chromium chromium-driver)"
+    if shutil.which("chromedriver") is None:
+        return "there is no chromedriver on the PATH (Debian: apt-get install chromium-driver)"
+    return None
+
+
+def started(profile: Path, size: tuple[int, int] = (1480, 1300)) -> Any:
+    """A browser with an empty profile in this folder; it logs every request that it makes.
+
+    Args:
+        profile: an empty folder.
+        size: of the window, (width, height) in pixels.
+    """
     options = webdriver.ChromeOptions()
-    for flag in (*_FLAGS, f"--user-data-dir={profile}"):
+    for flag in (*_FLAGS, f"--user-data-dir={profile}", f"--window-size={size[0]},{size[1]}"):
         options.add_argument(flag)
-    options.binary_location = "/usr/bin/chromium"
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
-    return webdriver.Chrome(options, webdriver.ChromeService("/usr/bin/chromedriver"))
+    options.binary_location = next(filter(None, map(shutil.which, _NAMES)))
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    return webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
 
 
 class Page:
-    """The page, freshly opened."""
+    """The page, freshly opened.
 
-    def __init__(self, driver: Any, address: str) -> None:
+    Args:
+        driver: from `started`.
+        address: of the server.
+        theme: "light" or "dark".
+    """
+
+    def __init__(self, driver: Any, address: str, theme: str = "light") -> None:
         self._driver, self._address = driver, address
         driver.get("about:blank")
-        driver.get_log("performance")
-        driver.get(address)
+        for kind in ("performance", "browser"):
+            driver.get_log(kind)
+        driver.get(f"{address}/?__theme={theme}")
         self.until(lambda: bool(driver.find_elements(By.CSS_SELECTOR, "#pv-status .pv-note")))
 
     def until(self, holds: Callable[[], bool]) -> None:
@@ -56,7 +79,11 @@ class Page:
             except StaleElementReferenceException:
                 pass  # it was drawn anew meanwhile
             time.sleep(0.05)
-        raise AssertionError(self._driver.find_element(By.TAG_NAME, "body").text)
+        raise AssertionError(f"It never came to be; the page shows: {self.shown()}")
+
+    def shown(self) -> str:
+        """All text of the page."""
+        return str(self._driver.find_element(By.TAG_NAME, "body").text)
 
     def text(self, place: str) -> str:
         return str(self._driver.find_element(By.ID, place).text)
@@ -67,24 +94,35 @@ class Page:
     def _field(self, place: str) -> Any:
         return self._driver.find_element(By.CSS_SELECTOR, f"#{place} input, #{place} textarea")
 
+    def value(self, place: str) -> str:
+        return str(self._field(place).get_attribute("value"))
+
     def fill(self, place: str, text: str) -> None:
         field = self._field(place)
         field.send_keys(Keys.CONTROL, "a")
         field.send_keys(text or Keys.DELETE)
+        self.until(lambda: self.value(place) == text)
         self._driver.execute_script("arguments[0].blur()", field)
 
     def choose(self, place: str, name: str) -> None:
+        """Takes a choice of a list."""
         field = self._field(place)
         field.click()
+        field.send_keys(Keys.CONTROL, "a")
         field.send_keys(name)
         option = f"//*[@role='option'][contains(normalize-space(.), '{name}')]"
         self.until(lambda: bool(self._driver.find_elements(By.XPATH, option)))
         self._driver.find_elements(By.XPATH, option)[0].click()
         field.send_keys(Keys.ESCAPE)
         self._driver.execute_script("arguments[0].blur()", field)
+        self.until(lambda: name in self.text(place) or name in self.value(place))
 
     def upload(self, path: Path) -> None:
         self._driver.find_element(By.CSS_SELECTOR, "#pv-upload input[type=file]").send_keys(str(path))
+
+    def holds_upload(self) -> bool:
+        """Whether the field of the clip shows a file."""
+        return not self._driver.find_elements(By.CSS_SELECTOR, "#pv-upload input[type=file]")
 
     def press(self, place: str) -> None:
         self._driver.find_element(By.CSS_SELECTOR, f"#{place}, #{place} button").click()
@@ -93,28 +131,59 @@ class Page:
         self.fill("pv-text", question)
         self.press("pv-ask")
 
+    def answered(self, count: int) -> None:
+        """Waits until so many questions are answered, the last one to its end."""
+        self.until(lambda: len(self.answers()) == count and self.text("pv-status").startswith("Done."))
+
     def answers(self) -> list[str]:
         return [str(part.text) for part in self._driver.find_elements(By.CSS_SELECTOR, "#pv-talk .pv-answer")]
 
     def rows(self) -> list[str]:
         return [str(row.text) for row in self._driver.find_elements(By.CSS_SELECTOR, "#pv-words tr")]
 
-    def error(self) -> bool:
-        return bool(self._driver.find_elements(By.CSS_SELECTOR, "#pv-status .pv-error"))
+    def error(self) -> str:
+        """The error that is shown; empty where there is none."""
+        return " ".join(part.text for part in self._driver.find_elements(By.CSS_SELECTOR, "#pv-status .pv-error"))
 
-    def picture_size(self) -> tuple[int, int]:
-        """Pixels of the picture of what was kept, as the browser decoded it."""
-        self.until(lambda: bool(self._driver.find_elements(By.CSS_SELECTOR, "#pv-drawn img")))
-        image = self._driver.find_element(By.CSS_SELECTOR, "#pv-drawn img")
+    def picture(self) -> tuple[str, int, int]:
+        """The theme of the one picture that can be seen, and the pixels that the browser decoded."""
+        place = "#pv-drawn img"
+        self.until(lambda: len([image for image in self._images(place) if image.is_displayed()]) == 1)
+        image = next(image for image in self._images(place) if image.is_displayed())
         self.until(lambda: bool(self._driver.execute_script("return arguments[0].complete", image)))
         size = self._driver.execute_script("return [arguments[0].naturalWidth, arguments[0].naturalHeight]", image)
-        return int(size[0]), int(size[1])
+        return image.get_attribute("class").rpartition("-")[2], int(size[0]), int(size[1])
+
+    def _images(self, place: str) -> list[Any]:
+        return list(self._driver.find_elements(By.CSS_SELECTOR, place))
+
+    def overflow(self) -> int:
+        """Pixels of the page that lie beyond the right edge of the window."""
+        widths = "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
+        whole, window = self._driver.execute_script(widths)
+        return int(whole - window)
 
     def foreign(self) -> list[str]:
         """What the page asked of any other host since it was opened."""
         messages = [json.loads(entry["message"])["message"] for entry in self._driver.get_log("performance")]
         urls = [message["params"]["request"]["url"] for message in messages if "request" in message["params"]]
-        own = (self._address, "data:", "blob:", "about:", "chrome:")
+        own = (self._address + "/", "data:", "blob:", "about:", "chrome:")
         if not any(url.startswith(self._address) for url in urls):
             raise AssertionError("The browser logged no request at all.")
         return [url for url in urls if not url.startswith(own)]
+
+    def complaints(self) -> list[str]:
+        """Errors in the browser's console since the page was opened."""
+        return [entry["message"] for entry in self._driver.get_log("browser") if entry["level"] == "SEVERE"]
+
+    def leave(self) -> None:
+        self._driver.get("about:blank")
+
+    def save(self, path: Path, height: int | None = None) -> None:
+        """A picture of the window as PNG, cut off below `height`."""
+        self._driver.save_screenshot(str(path))
+        if height is not None:
+            from PIL import Image
+
+            with Image.open(path) as image:
+                image.convert("RGB").crop((0, 0, image.width, min(height, image.height))).save(path, optimize=True)

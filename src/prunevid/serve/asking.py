@@ -71,7 +71,7 @@ class Visit:
         upload: the file that was sent and not read yet; removed when it was.
         name: what messages call the clip.
         kept: key of the clip in the engine's sessions, when it was read.
-        kept_for: path and max_frames that the kept clip was read with.
+        kept_for: path and max_frames of the question before; what is kept was read with them.
         job: the answer that runs or waits.
         stopped: whether Stop was pressed during this question.
         busy: whether a question is being answered.
@@ -239,6 +239,7 @@ class Desk:
             place = self._engine.reserve(visit.client)
             stack.callback(place.release)
             whole = await asyncio.to_thread(self._with_clip, visit, question, form, stack)
+            visit.kept_for = (form.path, form.max_frames)
             listener = Listener()
             try:
                 visit.job = await asyncio.to_thread(self._engine.submit, place, whole, listener)
@@ -249,7 +250,7 @@ class Desk:
                 return
             async for event in listener:
                 if isinstance(event, Done):
-                    self._keep(visit, event.result, form)
+                    self._keep(visit, event.result)
                     yield event.result
                 elif isinstance(event, Failed):
                     if event.refusal.code == "unknown_session":
@@ -268,9 +269,9 @@ class Desk:
         file = media.take(form.path, "the clip")
         return dataclasses.replace(question, clip=str(file), names=media.names)
 
-    def _keep(self, visit: Visit, reply: Reply, form: Form) -> None:
+    def _keep(self, visit: Visit, reply: Reply) -> None:
         """The clip was read: its frames are kept for a while, its upload is not."""
-        visit.kept, visit.kept_for = reply.session, (form.path, form.max_frames)
+        visit.kept = reply.session
         self._uploads.remove(visit.upload)
         visit.upload = None
 

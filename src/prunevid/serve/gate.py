@@ -8,6 +8,7 @@ import base64
 import binascii
 import hmac
 import json
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -48,6 +49,9 @@ class Gate:
     def __init__(self, app: Any, engine: Engine, uploads: Uploads) -> None:
         self._app, self._engine, self._uploads = app, engine, uploads
         self._settings = engine.settings
+        self._closed = False
+        self._streams: set[asyncio.Future[None]] = set()  # done when the server closes
+        engine.on_close(self._close)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -84,7 +88,44 @@ class Gate:
             told = Response('data: {"msg": "done"}\n\n', media_type="text/event-stream")
             await told(scope, receive, guarded)
         else:
-            await self._app(scope, receive, guarded)
+            await self._streamed(scope, receive, guarded)
+
+    # ---- streams -------------------------------------------------------------------------------------------------
+
+    async def _streamed(self, scope: Any, receive: Any, send: Any) -> None:
+        """Sends what may go on for as long as a page is open; when the server stops, it ends as if the page was closed."""
+        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._streams.add(over)
+        if self._closed:
+            over.set_result(None)
+        state: list[bool] = []  # one entry once it began; True when it is complete
+
+        async def hear() -> Any:
+            coming = asyncio.ensure_future(receive())
+            both: set[asyncio.Future[Any]] = {coming, over}
+            try:
+                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+                return coming.result() if coming.done() else {"type": "http.disconnect"}
+            finally:
+                coming.cancel()
+
+        async def noted(message: Any) -> None:
+            state[:] = [message["type"] == "http.response.body" and not message.get("more_body", False)]
+            await send(message)
+
+        try:
+            await self._app(scope, hear, noted)
+            if state == [False] and over.done():
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            self._streams.discard(over)
+
+    def _close(self) -> None:
+        """Ends all streams; from any thread."""
+        self._closed = True
+        for over in list(self._streams):
+            with suppress(RuntimeError):  # its loop is over
+                over.get_loop().call_soon_threadsafe(_end, over)
 
     def _check_key(self, header: str) -> None:
         """The key as the password that a browser asks for, with any user name; or as a bearer token.
@@ -199,6 +240,11 @@ def _paths(document: Any) -> list[Any]:
         elif isinstance(item, list):
             left += item
     return found
+
+
+def _end(over: asyncio.Future[None]) -> None:
+    if not over.done():
+        over.set_result(None)
 
 
 def _with_headers(send: Any) -> Any:
