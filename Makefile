@@ -44,7 +44,7 @@ test-lmms: $(LMMS)/.ready  ## the integration with lmms-eval, and reading clips 
 	PRUNEVID_TEST_LMMS=1 $(LMMS)/bin/python -m pytest tests/lmms tests/video
 
 test-page: $(READY)  ## the web page in a real Chromium (Debian: chromium chromium-driver)
-	PRUNEVID_TEST_PAGE=1 $(BIN)/python -m pytest tests/serve -k page
+	PRUNEVID_TEST_PAGE=1 $(BIN)/python -m pytest tests/serve/test_serve_page.py tests/serve/test_serve_page_browser.py
 
 lint: $(READY)  ## ruff, ruff format and mypy
 	$(BIN)/ruff check .

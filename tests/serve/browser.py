@@ -179,11 +179,17 @@ class Page:
     def leave(self) -> None:
         self._driver.get("about:blank")
 
-    def save(self, path: Path, height: int | None = None) -> None:
-        """A picture of the window as PNG, cut off below `height`."""
-        self._driver.save_screenshot(str(path))
-        if height is not None:
-            from PIL import Image
+    def save(self, path: Path) -> None:
+        """A picture of the window as PNG, down to where the page ends."""
+        from PIL import Image
 
-            with Image.open(path) as image:
-                image.convert("RGB").crop((0, 0, image.width, min(height, image.height))).save(path, optimize=True)
+        ends = (
+            "return Math.max(...[...document.querySelectorAll('button, [id^=pv-]')].map("
+            "part => part.getBoundingClientRect().bottom))"
+        )
+        self._driver.execute_script("document.activeElement.blur()")
+        end = round(self._driver.execute_script(ends)) + 24
+        self._driver.save_screenshot(str(path))
+        with Image.open(path) as image:
+            whole = image.convert("RGB")
+        whole.crop((0, 0, whole.width, min(end, whole.height))).save(path, optimize=True)

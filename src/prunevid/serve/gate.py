@@ -93,7 +93,7 @@ class Gate:
     # ---- streams -------------------------------------------------------------------------------------------------
 
     async def _streamed(self, scope: Any, receive: Any, send: Any) -> None:
-        """Sends what may go on for as long as a page is open; when the server stops, it ends as if the page was closed."""
+        """Sends what may go on for as long as a page is open; it ends with the server as if the page was closed."""
         over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._streams.add(over)
         if self._closed:

@@ -28,7 +28,8 @@ _TITLE = "prunevid"
 _BUDGETS = [("as the method says", "default"), ("share of the tokens", "share"), ("number of tokens", "tokens")]
 # Gradio puts its own class before every rule; of a rule with several selectors it changes all where one has ".dark".
 _CSS = """
-.gradio-container { width: 100% !important; max-width: 1500px !important; margin: 0 auto !important; }
+.gradio-container { width: 100% !important; max-width: 1440px !important; margin: 0 auto !important; }
+#pv-upload .download { visibility: hidden; }
 #pv-head h1 { margin: 0; font-size: 1.7em; }
 #pv-head p { margin: .2em 0 0; opacity: .85; }
 .pv-note, .pv-busy, .pv-error { padding: .55em .9em; border-radius: 8px; background: #8881; }
@@ -43,7 +44,7 @@ _CSS = """
   white-space: pre-wrap; overflow-wrap: anywhere; }
 .pv-frame, .pv-scroll { overflow-x: auto; }
 .pv-frame { border: 1px solid #8884; border-radius: 8px; }
-.pv-frame img.pv-picture { display: block; width: 100%; min-width: 640px; height: auto; margin: 0; border-radius: 0; }
+.pv-frame img.pv-picture { display: block; width: 100%; min-width: 560px; height: auto; margin: 0; border-radius: 0; }
 .pv-frame img.pv-dark { display: none; }
 .dark .pv-frame img.pv-light { display: none; }
 .dark .pv-frame img.pv-dark { display: block; }
@@ -93,7 +94,7 @@ def mount(app: Any) -> None:
 
 def _blocks(desk: Desk, engine: Engine) -> Any:
     """The page's components, and what happens when they are used."""
-    with gr.Blocks(title=_TITLE, analytics_enabled=False) as blocks:
+    with gr.Blocks(title=_TITLE, analytics_enabled=False, fill_width=True) as blocks:
         gr.HTML(
             f"<h1>{_TITLE}</h1><p>Ask <b>{words.escape(engine.name)}</b> about a clip, and see which visual tokens "
             "pruning kept.</p>",
@@ -103,8 +104,8 @@ def _blocks(desk: Desk, engine: Engine) -> Any:
             with gr.Column(scale=2, min_width=320):
                 upload, path, question = _asking_fields(engine)
                 with gr.Row():
-                    ask = gr.Button("Ask", variant="primary", elem_id="pv-ask")
-                    stop = gr.Button("Stop", elem_id="pv-stop")
+                    ask = gr.Button("Ask", variant="primary", min_width=80, elem_id="pv-ask")
+                    stop = gr.Button("Stop", min_width=80, elem_id="pv-stop")
                 fields = [path, question, *_pruning_fields(engine)]
             with gr.Column(scale=5, min_width=320):
                 start = words.note("Give a clip and a question, then press Ask.")
