@@ -13,7 +13,7 @@ from prunevid import methods as registry
 from prunevid.answers import ClipInfo
 from prunevid.choice import choose_method
 from prunevid.engine import Encodings, attach
-from prunevid.errors import ConfigError, PruneVidError
+from prunevid.errors import ConfigError, PruneVidError, one_line
 from prunevid.generation import generate
 from prunevid.methods import Method
 from prunevid.methods.budget import mean_over_layers
@@ -210,7 +210,7 @@ class Contest:
 
 def _failed(method: Method, error: Exception) -> Side:
     """The side of a method that can't run: one line of the error; of errors that nobody foresaw with their kind."""
-    text = " ".join(str(error).split())
+    text = one_line(str(error))
     reason = text if isinstance(error, PruneVidError) else f"{type(error).__name__}: {text}".rstrip(": ")
     return Side(method.label, method.retention_ratio, reason, options=options_of(method))
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The errors that this package raises: each message is one sentence that names the value and what to do."""
+"""The errors that this package raises: each message is one sentence that names the value and what to do.
+
+`one_line` brings the messages of others to one line.
+"""
 
 from __future__ import annotations
 
@@ -42,3 +45,12 @@ class UnprunedWarning(UserWarning):
 
 class StoppedError(PruneVidError):
     """Work that had to stop halfway; what was done is kept, and the message says how to go on."""
+
+
+def one_line(said: object) -> str:
+    """A text, or the message of an error, with every run of spaces and line breaks as one space.
+
+    An error without a message goes by the name of its class.
+    """
+    line = " ".join(str(said).split())
+    return type(said).__name__ if not line and isinstance(said, BaseException) else line

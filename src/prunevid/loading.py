@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from prunevid import models
-from prunevid.errors import ConfigError, InputError, PruneVidError, UnsupportedModelError
+from prunevid.errors import ConfigError, InputError, PruneVidError, UnsupportedModelError, one_line
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _FETCHING = (
@@ -138,13 +138,13 @@ def load(
         try:
             processor = AutoProcessor.from_pretrained(name, **fetching, **(processor_kwargs or {}))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UnsupportedModelError(f"{name!r} has no processor that can be loaded: {_line(error)}") from error
+            raise UnsupportedModelError(f"{name!r} has no processor that can be loaded: {_brief(error)}") from error
         try:
             loaded = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, **kwargs)
         except PruneVidError:  # of a model that this package brings
             raise
         except (OSError, ValueError, KeyError, ImportError) as error:
-            raise InputError(f"The model {name!r} can't be loaded: {_line(error)}") from error
+            raise InputError(f"The model {name!r} can't be loaded: {_brief(error)}") from error
     loaded = loaded.eval()
     return (loaded if target is None else loaded.to(target)), processor
 
@@ -156,16 +156,15 @@ def _check_family(name: str, local: bool, fetching: dict[str, Any]) -> None:
     try:
         family = AutoConfig.from_pretrained(name, **fetching).model_type
     except (OSError, ValueError, KeyError) as error:
-        message = f"The configuration of the model {name!r} can't be read: {_line(error)}"
+        message = f"The configuration of the model {name!r} can't be read: {_brief(error)}"
         raise (UnsupportedModelError if local else InputError)(message) from error
     if family not in models.supported():
         raise models.unknown(family, repr(name))
 
 
-def _line(error: BaseException) -> str:
+def _brief(error: BaseException) -> str:
     """The first sentence of a message that may be a page, on one line."""
-    text = " ".join((str(error) or type(error).__name__).split())
-    return re.split(r"(?<=[.!?]) ", text, maxsplit=1)[0][:300]
+    return re.split(r"(?<=[.!?]) ", one_line(error), maxsplit=1)[0][:300]
 
 
 @contextmanager

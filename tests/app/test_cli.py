@@ -16,7 +16,7 @@ from app import tiny_qwen
 from app.conftest import QUESTION
 from app.test_stats import KEYS
 from prunevid.builtin.model import WEIGHTS, build_model, build_processor
-from prunevid.cli import doctor, run
+from prunevid.cli import doctor
 from prunevid.cli.demo import right
 
 TINY = ["--pruning-layer", "1", "--device", "cpu", "--max-new-tokens", "3"]
@@ -31,18 +31,6 @@ def embedded(monkeypatch: pytest.MonkeyPatch) -> None:
             return build_model(attn_implementation).to(device=device, dtype=dtype).eval(), build_processor()
 
         monkeypatch.setattr(prunevid.builtin, "load", fresh)
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Any:
-    """Runs a command line: (exit status, stdout, stderr)."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        status = run([str(argument) for argument in arguments])
-        return status, *capsys.readouterr()
-
-    return call
 
 
 def sentence(text: str) -> bool:

@@ -17,7 +17,6 @@ from app.conftest import QUESTION
 from prunevid import PruneVidConfig, builtin, methods
 from prunevid.answers import Answer
 from prunevid.builtin.model import WEIGHTS
-from prunevid.cli import run
 from prunevid.comparing import Side, alike, contestants
 from prunevid.engine import Encodings
 from prunevid.errors import ConfigError, InputError, UnsupportedError
@@ -211,18 +210,6 @@ def test_a_loaded_model_and_the_embedded_one_take_budgets_and_options(folder: Pa
 
 
 # ---- the command line --------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Any:
-    """Runs a command line: (exit status, stdout, stderr)."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        status = run([str(argument) for argument in arguments])
-        return status, *capsys.readouterr()
-
-    return call
 
 
 def test_compare_in_json(cli: Any, folder: Path, clip_file: Path) -> None:

@@ -18,7 +18,6 @@ import pytest
 import prunevid.builtin
 from evaluation.asking import embedded, forked, lines, timeless, wait_for
 from evaluation.fixtures import write_data
-from prunevid.cli import run
 from prunevid.evaluation.benchmarks import load_items
 from prunevid.evaluation.command import run_benchmark
 from prunevid.evaluation.distributed import Place
@@ -41,17 +40,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prunevid.builtin, "load", lambda **_: embedded())
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Any:
-    """Runs a command line: (exit status, stdout, stderr)."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        return run([str(argument) for argument in arguments]), *capsys.readouterr()
-
-    return call
 
 
 def arguments(benchmark: str, data: Path, out: Path) -> list[str]:

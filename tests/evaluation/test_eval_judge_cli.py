@@ -5,17 +5,17 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from evaluation.judge_server import Server, fails, generic, pair, says, serving, temporal, write_run
+from evaluation.judge_server import Server, fails, generic, pair, says, temporal, write_run
 from prunevid.cli import run
 from prunevid.evaluation.judging import endpoint
 from prunevid.evaluation.runs import ANSWERS, RESULTS
 
 SECRET = "sk-very-secret-0123456789"
+pytestmark = pytest.mark.usefixtures("no_proxy")
 
 
 @pytest.fixture(autouse=True)
@@ -23,19 +23,6 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "PRUNEVID_JUDGE_BASE_URL", "PRUNEVID_JUDGE_MODEL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PRUNEVID_JUDGE_API_KEY", SECRET)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-
-
-@pytest.fixture(scope="module")
-def shared_server() -> Iterator[Server]:
-    with serving() as found:
-        yield found
-
-
-@pytest.fixture
-def server(shared_server: Server) -> Server:
-    shared_server.forget()
-    return shared_server
 
 
 @pytest.fixture

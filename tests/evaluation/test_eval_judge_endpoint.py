@@ -7,14 +7,14 @@ import builtins
 import logging
 import socket
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from email.utils import format_datetime
 from functools import cache
 from typing import Any
 
 import pytest
 
-from evaluation.judge_server import Answer, Server, fails, generic, says, serving
+from evaluation.judge_server import Answer, Server, fails, generic, says
 from prunevid.errors import ConfigError, InputError, JudgeError, MissingDependencyError
 from prunevid.evaluation.judging.asking import BudgetSpent, Gate, Said, Stopped
 from prunevid.evaluation.judging.cases import cases_of
@@ -23,23 +23,7 @@ from prunevid.evaluation.judging.endpoint import Endpoint
 SECRET = "sk-very-secret-0123456789"
 KEY = {"PRUNEVID_JUDGE_API_KEY": SECRET}
 CASE = cases_of([generic()]).cases[0]
-
-
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-
-
-@pytest.fixture(scope="module")
-def shared_server() -> Iterator[Server]:
-    with serving() as found:
-        yield found
-
-
-@pytest.fixture
-def server(shared_server: Server) -> Server:
-    shared_server.forget()
-    return shared_server
+pytestmark = pytest.mark.usefixtures("no_proxy")
 
 
 def judge(server: Server, **options: Any) -> Endpoint:

@@ -10,7 +10,6 @@ import os
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from prunevid.evaluation.judging.session import Judged, judge_run
 from prunevid.evaluation.judging.stub import StubJudge
 from prunevid.evaluation.runs import RESULTS, Record, read_run
 
+pytestmark = pytest.mark.usefixtures("no_proxy")
 RECORDS = [generic(), temporal(), *pair()]
 ASPECT = re.compile(r"only as a (.*?) score")
 SCORES = {
@@ -35,22 +35,10 @@ SCORES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-
-
-@pytest.fixture(scope="module")
-def shared_server() -> Iterator[Server]:
-    with serving() as found:
-        yield found
-
-
 @pytest.fixture
-def server(shared_server: Server) -> Server:
-    shared_server.forget()
-    shared_server.answer = by_aspect
-    return shared_server
+def server(server: Server) -> Server:
+    server.answer = by_aspect
+    return server
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import pytest
 
 from evaluation.fixtures import write_data
 from models import hub_pllava
-from prunevid.cli import run
 from prunevid.evaluation.runs import read_run
 
 QUICK = ("--frames", "4", "--max-new-tokens", "2")
@@ -30,15 +29,6 @@ grid:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_data(tmp_path_factory.mktemp("data"), ["mvbench", "vcgbench"], per_task=1)
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Any:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        return run([str(argument) for argument in arguments]), *capsys.readouterr()
-
-    return call
 
 
 def test_judged_scores_stay_until_questions_are_answered_anew(data: Path, tmp_path: Path, cli: Any) -> None:

@@ -287,7 +287,8 @@ class Net:
             request += piece
         self.requests.append(request)
         answer = self.answers[request.split()[1].decode()]
-        peer.sendall(answer)
+        with contextlib.suppress(ConnectionError):  # who asked has gone: it waited long enough
+            peer.sendall(answer)
         if not answer.endswith(b"STALL"):
             peer.close()
 

@@ -9,6 +9,7 @@ import io
 import json
 import re
 import shutil
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ import pytest
 from PIL import Image
 
 from prunevid.builtin.model import WEIGHTS
-from prunevid.cli import run
 from prunevid.errors import ConfigError, InputError
 from prunevid.view import Cells, attention_report, compare_report, facts_of, report, stages, watch
 from view.drawn import NAMES, answer_of, chosen_map, clip, clip_file, embedded, white
@@ -185,15 +185,9 @@ def test_sizes_and_scales_that_are_none(options: dict[str, Any]) -> None:
 
 
 @pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Any:
+def cli(cli: Any) -> Any:
     """Runs `prunevid view ...`: (exit status, stdout, stderr)."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        status = run(["view", *(str(argument) for argument in arguments)])
-        return status, *capsys.readouterr()
-
-    return call
+    return partial(cli, "view")
 
 
 def test_command_writes_what_is_asked_for(cli: Any, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from prunevid.cli import ask, compare, convert, demo, doctor, evaluate, serve, view
-from prunevid.errors import ConfigError, InputError, PruneVidError
+from prunevid.errors import ConfigError, InputError, PruneVidError, one_line
 
 app = typer.Typer(
     name="prunevid",
@@ -90,13 +90,13 @@ def _judge(error: BaseException) -> tuple[int, str]:
     if callable(formatted):  # typer's own complaints about arguments
         context = getattr(error, "ctx", None)
         where = getattr(context, "command_path", "prunevid")
-        message = " ".join(str(formatted()).split())
+        message = one_line(formatted())
         if not message:  # a command without arguments has printed its help
             return 2, ""
         return int(wrong_use or 2), f"{message.rstrip('.')}; see `{where} --help`."
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
         return 1, "stopped."
-    text = " ".join(str(error).split())
+    text = one_line(str(error))
     if isinstance(error, (InputError, ConfigError)):
         return 2, text
     if isinstance(error, PruneVidError):

@@ -4,92 +4,39 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prunevid.errors import UnsupportedError
+from prunevid.cli import options
+from prunevid.errors import UnsupportedError, one_line
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from prunevid.comparing import Comparison, Side
 
-_MODEL = "Model"
-_PRUNING = "Pruning"
-_FRAMES = "Frames"
-_ANSWER = "Answer"
-
 
 def compare(
-    clip: Annotated[
-        Path, typer.Argument(metavar="CLIP", help="A video file, or a folder of pictures in the order of their names.")
-    ],
-    question: Annotated[str, typer.Argument(metavar="QUESTION", help="What to ask about the clip.")],
-    methods: Annotated[
-        str,
-        typer.Option(
-            help="Pruning methods with commas between, or all; 'tome|fastv' is both at once.",
-            rich_help_panel=_PRUNING,
-        ),
-    ] = "prunevid,fastv,random",
-    retention: Annotated[
-        str | None,
-        typer.Option(
-            help="Shares of the visual tokens to keep, with commas between, as 0.25,0.15,0.1; each goes with every "
-            "method. Default: the methods' own settings.",
-            rich_help_panel=_PRUNING,
-        ),
-    ] = None,
-    average_over_layers: Annotated[
-        bool,
-        typer.Option(
-            "--average-over-layers",
-            help="The shares are means over the decoder's layers, not what is left at the end.",
-            rich_help_panel=_PRUNING,
-        ),
-    ] = False,
+    clip: options.Clip,
+    question: options.Question,
+    methods: options.Methods = "prunevid,fastv,random",
+    retention: options.Retentions = None,
+    average_over_layers: options.AverageOverLayers = False,
     repeats: Annotated[
-        int, typer.Option(help="Timed runs of each, of which medians are shown.", rich_help_panel=_ANSWER)
+        int, typer.Option(help="Timed runs of each, of which medians are shown.", rich_help_panel=options.ANSWER)
     ] = 3,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="A model folder, or an id on the model hub (downloaded). Default: the embedded model.",
-            rich_help_panel=_MODEL,
-        ),
-    ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(
-            help="cpu, cuda, cuda:1, mps. Default: the best there is; cpu for the embedded model.",
-            rich_help_panel=_MODEL,
-        ),
-    ] = None,
-    dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.", rich_help_panel=_MODEL)] = "auto",
-    attn_implementation: Annotated[
-        str | None,
-        typer.Option(help="Attention kernel: sdpa, eager, flash_attention_2.", rich_help_panel=_MODEL),
-    ] = None,
-    max_frames: Annotated[int | None, typer.Option(help="Frames to look at, at most.", rich_help_panel=_FRAMES)] = None,
-    sampling: Annotated[
-        str | None,
-        typer.Option(help="uniform (spread over the clip) or fps (so many a second).", rich_help_panel=_FRAMES),
-    ] = None,
-    fps: Annotated[
-        float | None, typer.Option(help="Frames a second; implies --sampling fps.", rich_help_panel=_FRAMES)
-    ] = None,
-    start: Annotated[float | None, typer.Option(help="Begin at this second.", rich_help_panel=_FRAMES)] = None,
-    end: Annotated[float | None, typer.Option(help="End at this second.", rich_help_panel=_FRAMES)] = None,
-    max_new_tokens: Annotated[
-        int | None,
-        typer.Option(
-            help="Length of the answer in tokens, at most. Default: 128; one word for the embedded model.",
-            rich_help_panel=_ANSWER,
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.", rich_help_panel=_ANSWER)] = False,
+    model: options.Model = None,
+    device: options.Device = None,
+    dtype: options.Dtype = "auto",
+    attn_implementation: options.Kernel = None,
+    max_frames: options.MaxFrames = None,
+    sampling: options.Sampling = None,
+    fps: options.Fps = None,
+    start: options.Start = None,
+    end: options.End = None,
+    max_new_tokens: options.NewTokens = None,
+    as_json: options.Json = False,
 ) -> None:
     """Ask one question without pruning and with several methods, and show answers, tokens and times side by side."""
     from prunevid.cli import common
@@ -212,4 +159,4 @@ def _line(text: str) -> str:
     """A text that stands in a table."""
     from rich.markup import escape
 
-    return escape(" ".join(text.split()))
+    return escape(one_line(text))

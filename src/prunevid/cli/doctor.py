@@ -12,6 +12,8 @@ from typing import Annotated
 
 import typer
 
+from prunevid.errors import one_line
+
 PACKAGES = ("torch", "torchvision", "transformers", "accelerate", "safetensors", "av", "numpy", "pillow")
 CHECKPOINTS = {  # weights in billions
     "Qwen/Qwen2-VL-2B-Instruct": 2.2,
@@ -235,7 +237,7 @@ def _version(name: str) -> str | None:
 
 
 def _line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return f"{type(error).__name__}: {one_line(str(error))[:200]}"
 
 
 def _show(checks: list[Check], healthy: bool) -> None:

@@ -9,38 +9,30 @@ from typing import Annotated, Any
 
 import typer
 
+from prunevid.cli import options
 from prunevid.errors import ConfigError, MissingDependencyError
 
-_MODEL = "Model"
 _ACCESS = "Access"
 _LIMITS = "Limits"
 
 
 def serve(
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="A model folder, or an id on the model hub. Default: the embedded model.", rich_help_panel=_MODEL
-        ),
-    ] = None,
+    model: options.Model = None,
     name: Annotated[
-        str | None, typer.Option(help="What clients call the model. Default: its own name.", rich_help_panel=_MODEL)
+        str | None,
+        typer.Option(help="What clients call the model. Default: its own name.", rich_help_panel=options.MODEL),
     ] = None,
     method: Annotated[
         str | None,
-        typer.Option(help="Pruning method of requests that name none. Default: prunevid.", rich_help_panel=_MODEL),
+        typer.Option(
+            help="Pruning method of requests that name none. Default: prunevid.", rich_help_panel=options.MODEL
+        ),
     ] = None,
-    retention: Annotated[
-        float | None, typer.Option(help="Share of the visual tokens to keep, above 0 to 1.", rich_help_panel=_MODEL)
-    ] = None,
-    tokens: Annotated[int | None, typer.Option(help="The same as a number of tokens.", rich_help_panel=_MODEL)] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, mps. Default: the best there is.", rich_help_panel=_MODEL)
-    ] = None,
-    dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.", rich_help_panel=_MODEL)] = "auto",
-    attn_implementation: Annotated[
-        str | None, typer.Option(help="Attention kernel: sdpa, eager, ...", rich_help_panel=_MODEL)
-    ] = None,
+    retention: Annotated[float | None, options.retention(options.MODEL)] = None,
+    tokens: Annotated[int | None, options.tokens(options.MODEL)] = None,
+    device: options.Device = None,
+    dtype: options.Dtype = "auto",
+    attn_implementation: options.Kernel = None,
     page: Annotated[
         bool, typer.Option("--page/--no-page", help="The web page at / (needs gradio).", rich_help_panel=_ACCESS)
     ] = True,

@@ -12,17 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from prunevid.errors import ConfigError, InputError, PruneVidError
+from prunevid.cli import options
+from prunevid.errors import ConfigError, InputError, PruneVidError, one_line
 
 if TYPE_CHECKING:
     from prunevid.answers import Answer
     from prunevid.qa import VideoQA
     from prunevid.video import Clip
 
-_MODEL = "Model"
-_PRUNING = "Pruning"
-_FRAMES = "Frames"
-_OUTPUT = "Output"
 _WHOLE = "clip"  # the hidden name of the command that takes a clip
 
 
@@ -48,113 +45,58 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-_Clip = Annotated[
-    Path, typer.Argument(metavar="CLIP", help="A video file, or a folder of pictures in the order of their names.")
-]
-_Question = Annotated[str, typer.Argument(metavar="QUESTION", help="What to ask about the clip.")]
-_Model = Annotated[
-    str | None,
-    typer.Option(
-        help="A model folder, or an id on the model hub (downloaded). Default: the embedded model.",
-        rich_help_panel=_MODEL,
-    ),
-]
-_Device = Annotated[
-    str | None,
-    typer.Option(
-        help="cpu, cuda, cuda:1, mps. Default: the best there is; cpu for the embedded model.", rich_help_panel=_MODEL
-    ),
-]
-_Dtype = Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.", rich_help_panel=_MODEL)]
-_Kernel = Annotated[
-    str | None, typer.Option(help="Attention kernel: sdpa, eager, flash_attention_2.", rich_help_panel=_MODEL)
-]
-_Average = Annotated[
+_NewTokens = Annotated[int | None, options.new_tokens(options.OUTPUT)]
+_Unpruned = Annotated[
     bool,
     typer.Option(
-        "--average-over-layers",
-        help="The budget is a mean over the decoder's layers, not what is left at the end.",
-        rich_help_panel=_PRUNING,
+        "--unpruned/--no-unpruned", help="Also ask the model without pruning.", rich_help_panel=options.PRUNING
     ),
 ]
-_MaxFrames = Annotated[int | None, typer.Option(help="Frames to look at, at most.", rich_help_panel=_FRAMES)]
-_Sampling = Annotated[
-    str | None, typer.Option(help="uniform (spread over the clip) or fps (so many a second).", rich_help_panel=_FRAMES)
+_Columns = Annotated[
+    int | None, typer.Option(min=1, help="Steps in time to show, at most.", rich_help_panel=options.OUTPUT)
 ]
-_Fps = Annotated[float | None, typer.Option(help="Frames a second; implies --sampling fps.", rich_help_panel=_FRAMES)]
-_Start = Annotated[float | None, typer.Option(help="Begin at this second.", rich_help_panel=_FRAMES)]
-_End = Annotated[float | None, typer.Option(help="End at this second.", rich_help_panel=_FRAMES)]
-_SourceFps = Annotated[
-    float | None, typer.Option(help="Frames a second of a folder of pictures; 1 by default.", rich_help_panel=_FRAMES)
-]
-_NewTokens = Annotated[
-    int | None,
-    typer.Option(
-        help="Length of the answer in tokens, at most. Default: 128; one word for the embedded model.",
-        rich_help_panel=_OUTPUT,
-    ),
-]
-_Columns = Annotated[int | None, typer.Option(min=1, help="Steps in time to show, at most.", rich_help_panel=_OUTPUT)]
 _Width = Annotated[
-    int, typer.Option(min=16, max=4096, help="Width of each picture in pixels.", rich_help_panel=_OUTPUT)
+    int, typer.Option(min=16, max=4096, help="Width of each picture in pixels.", rich_help_panel=options.OUTPUT)
 ]
-_Out = Annotated[Path | None, typer.Option(help="The report, an .html file.", rich_help_panel=_OUTPUT)]
-_Png = Annotated[Path | None, typer.Option(help="Also one still picture.", rich_help_panel=_OUTPUT)]
-_Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.", rich_help_panel=_OUTPUT)]
+_Out = Annotated[Path | None, typer.Option(help="The report, an .html file.", rich_help_panel=options.OUTPUT)]
+_Png = Annotated[Path | None, typer.Option(help="Also one still picture.", rich_help_panel=options.OUTPUT)]
+_Json = Annotated[bool, options.as_json(options.OUTPUT)]
 
 
 @app.command(_WHOLE, cls=_Whole, hidden=True, no_args_is_help=True)
 def view(
-    clip: _Clip,
-    question: _Question,
+    clip: options.Clip,
+    question: options.Question,
     out: _Out = None,
     png: _Png = None,
-    mp4: Annotated[Path | None, typer.Option(help="Also the overlay as a video.", rich_help_panel=_OUTPUT)] = None,
-    gif: Annotated[Path | None, typer.Option(help="Also the overlay as a GIF.", rich_help_panel=_OUTPUT)] = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            help="Pruning method: prunevid (default), fastv, visionzip, ... or several, as 'tome|fastv'.",
-            rich_help_panel=_PRUNING,
-        ),
+    mp4: Annotated[
+        Path | None, typer.Option(help="Also the overlay as a video.", rich_help_panel=options.OUTPUT)
     ] = None,
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            help="Settings by name: paper, conservative (prunes most), aggressive (prunes least), stage1_only, "
-            "baseline (prunes nothing).",
-            rich_help_panel=_PRUNING,
-        ),
-    ] = None,
-    retention: Annotated[
-        float | None, typer.Option(help="Share of the visual tokens to keep, above 0 to 1.", rich_help_panel=_PRUNING)
-    ] = None,
-    tokens: Annotated[
-        int | None, typer.Option(help="The same as a number of tokens.", rich_help_panel=_PRUNING)
-    ] = None,
-    average_over_layers: _Average = False,
+    gif: Annotated[Path | None, typer.Option(help="Also the overlay as a GIF.", rich_help_panel=options.OUTPUT)] = None,
+    method: options.Method = None,
+    preset: options.Preset = None,
+    retention: options.Retention = None,
+    tokens: options.Tokens = None,
+    average_over_layers: options.AverageOverLayers = False,
     setting: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=VALUE",
             help="An option of the method's own, as keep_ratio=0.3; may be given often.",
-            rich_help_panel=_PRUNING,
+            rich_help_panel=options.PRUNING,
         ),
     ] = None,
-    unpruned: Annotated[
-        bool,
-        typer.Option("--unpruned/--no-unpruned", help="Also ask the model without pruning.", rich_help_panel=_PRUNING),
-    ] = True,
-    model: _Model = None,
-    device: _Device = None,
-    dtype: _Dtype = "auto",
-    attn_implementation: _Kernel = None,
-    max_frames: _MaxFrames = None,
-    sampling: _Sampling = None,
-    fps: _Fps = None,
-    start: _Start = None,
-    end: _End = None,
-    source_fps: _SourceFps = None,
+    unpruned: _Unpruned = True,
+    model: options.Model = None,
+    device: options.Device = None,
+    dtype: options.Dtype = "auto",
+    attn_implementation: options.Kernel = None,
+    max_frames: options.MaxFrames = None,
+    sampling: options.Sampling = None,
+    fps: options.Fps = None,
+    start: options.Start = None,
+    end: options.End = None,
+    source_fps: options.SourceFps = None,
     max_new_tokens: _NewTokens = None,
     columns: _Columns = None,
     width: _Width = 240,
@@ -168,12 +110,12 @@ def view(
     from prunevid.cli import common
 
     places = _places({"--out": out, "--png": png, "--mp4": mp4, "--gif": gif}, clip)
-    options = _settings(setting or [])
+    own = _settings(setting or [])
     qa = common.load(
         model,
         method=method,
         preset=preset,
-        options=options,
+        options=own,
         retention=retention,
         tokens=tokens,
         average_over_layers=average_over_layers,
@@ -208,39 +150,24 @@ def view(
 
 @app.command("compare", no_args_is_help=True)
 def compare(
-    clip: _Clip,
-    question: _Question,
+    clip: options.Clip,
+    question: options.Question,
     out: _Out = None,
     png: _Png = None,
-    methods: Annotated[
-        str,
-        typer.Option(
-            help="Pruning methods with commas between, or all; 'tome|fastv' is both at once.",
-            rich_help_panel=_PRUNING,
-        ),
-    ] = "prunevid,fastv,random",
-    retention: Annotated[
-        str | None,
-        typer.Option(
-            help="Shares of the visual tokens to keep, with commas between, as 0.2,0.1; each goes with every method.",
-            rich_help_panel=_PRUNING,
-        ),
-    ] = None,
-    average_over_layers: _Average = False,
-    unpruned: Annotated[
-        bool,
-        typer.Option("--unpruned/--no-unpruned", help="Also ask the model without pruning.", rich_help_panel=_PRUNING),
-    ] = True,
-    model: _Model = None,
-    device: _Device = None,
-    dtype: _Dtype = "auto",
-    attn_implementation: _Kernel = None,
-    max_frames: _MaxFrames = None,
-    sampling: _Sampling = None,
-    fps: _Fps = None,
-    start: _Start = None,
-    end: _End = None,
-    source_fps: _SourceFps = None,
+    methods: options.Methods = "prunevid,fastv,random",
+    retention: options.Retentions = None,
+    average_over_layers: options.AverageOverLayers = False,
+    unpruned: _Unpruned = True,
+    model: options.Model = None,
+    device: options.Device = None,
+    dtype: options.Dtype = "auto",
+    attn_implementation: options.Kernel = None,
+    max_frames: options.MaxFrames = None,
+    sampling: options.Sampling = None,
+    fps: options.Fps = None,
+    start: options.Start = None,
+    end: options.End = None,
+    source_fps: options.SourceFps = None,
     max_new_tokens: _NewTokens = None,
     columns: _Columns = None,
     width: _Width = 240,
@@ -311,29 +238,30 @@ def compare(
 
 @app.command("attention", no_args_is_help=True)
 def attention(
-    clip: _Clip,
-    question: _Question,
+    clip: options.Clip,
+    question: options.Question,
     out: _Out = None,
     png: _Png = None,
     layers: Annotated[
         str | None,
         typer.Option(
-            help="Decoder layers (from 0) with commas between, as 2,10,20. Default: all.", rich_help_panel=_OUTPUT
+            help="Decoder layers (from 0) with commas between, as 2,10,20. Default: all.",
+            rich_help_panel=options.OUTPUT,
         ),
     ] = None,
     scale: Annotated[
-        str, typer.Option(help="linear or log: how colours lie between the numbers.", rich_help_panel=_OUTPUT)
+        str, typer.Option(help="linear or log: how colours lie between the numbers.", rich_help_panel=options.OUTPUT)
     ] = "linear",
-    model: _Model = None,
-    device: _Device = None,
-    dtype: _Dtype = "auto",
-    attn_implementation: _Kernel = None,
-    max_frames: _MaxFrames = None,
-    sampling: _Sampling = None,
-    fps: _Fps = None,
-    start: _Start = None,
-    end: _End = None,
-    source_fps: _SourceFps = None,
+    model: options.Model = None,
+    device: options.Device = None,
+    dtype: options.Dtype = "auto",
+    attn_implementation: options.Kernel = None,
+    max_frames: options.MaxFrames = None,
+    sampling: options.Sampling = None,
+    fps: options.Fps = None,
+    start: options.Start = None,
+    end: options.End = None,
+    source_fps: options.SourceFps = None,
     max_new_tokens: _NewTokens = None,
     columns: _Columns = None,
     width: _Width = 240,
@@ -428,7 +356,7 @@ def _asked(
         try:
             answers[label] = qa.using(one).ask(seen, question, max_new_tokens=max_new_tokens)
         except PruneVidError as failed:
-            failures[label], error = " ".join(str(failed).split()), failed
+            failures[label], error = one_line(failed), failed
     if error is not None and not answers:
         raise error
     return answers, failures
@@ -541,7 +469,7 @@ def _layers(given: str | None) -> list[int] | None:
 
 
 def _write(contents: Mapping[Path, bytes]) -> None:
-    from prunevid.evaluation.atomic import write_files
+    from prunevid.files import write_files
 
     write_files(contents)
 

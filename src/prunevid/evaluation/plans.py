@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prunevid.errors import ConfigError, InputError
+from prunevid.errors import ConfigError, InputError, one_line
 from prunevid.evaluation.items import BENCHMARKS
 from prunevid.evaluation.request import Request
 from prunevid.evaluation.yaml_lines import Place, read_yaml
@@ -249,7 +249,7 @@ class _Document:
         try:
             return choose_method(**given, method_options=options)
         except (ConfigError, TypeError) as error:
-            text = " ".join(str(error).split())
+            text = one_line(error)
             blamed = [name for name in places if repr(name) in text or text.startswith(f"{name} ")]
             blamed += [name for name, value in settings.items() if name in places and repr(value) in text]
             place = places[blamed[0]] if blamed else next(reversed(list(places.values())), ())

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from prunevid.errors import InputError, StoppedError
+from prunevid.errors import InputError, StoppedError, one_line
 from prunevid.evaluation.items import Item
 from prunevid.evaluation.runs import Record
 from prunevid.qa import OpenVideo, VideoQA
@@ -158,11 +158,6 @@ class Runner:
             facts=item.facts,
             **found,
         )
-
-
-def one_line(error: BaseException) -> str:
-    """The message of an error on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _stopped(item: Item, error: Exception) -> StoppedError:

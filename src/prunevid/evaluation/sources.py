@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from prunevid.errors import InputError, MissingDependencyError
+from prunevid.errors import InputError, MissingDependencyError, one_line
 from prunevid.evaluation.annotations import Row, read_rows
 from prunevid.evaluation.places import walk
 
@@ -52,7 +52,7 @@ def _read_table(path: Path) -> list[Row]:
     except OSError as error:
         raise InputError(f"{path} can't be read ({error.strerror or error}); check the file.") from error
     except pyarrow.ArrowException as error:
-        said = " ".join(str(error).split())
+        said = one_line(error)
         raise InputError(f"{path} is not a whole parquet file ({said}); download it again.") from error
     if not found:
         raise InputError(f"{path} holds no rows; download it again.")

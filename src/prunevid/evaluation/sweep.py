@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from prunevid.errors import ConfigError, InputError, MissingDependencyError, UnsupportedError
+from prunevid.errors import ConfigError, InputError, MissingDependencyError, UnsupportedError, one_line
 from prunevid.evaluation.plans import Plan
 from prunevid.evaluation.request import Request
 from prunevid.evaluation.runs import SETTINGS, Run
@@ -104,7 +104,7 @@ def run_sweep(
         try:
             run_benchmark(request, loaded, tell)
         except (ConfigError, UnsupportedError) as error:
-            failed[name] = " ".join(str(error).split())
+            failed[name] = one_line(error)
             state.put(name, request, FAILED, failed[name])
             tell(f"{name} can't run: {failed[name]}")
         else:

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from prunevid.errors import one_line
 from prunevid.evaluation.published import SOURCE, Published, flat_options
 from prunevid.evaluation.tables import Count, Row, Section
 
@@ -52,7 +53,7 @@ def markdown(sections: Sequence[Section], per_task: bool = False) -> str:
 def _section(section: Section, per_task: bool) -> str:
     lines = [f"## {TITLES[section.benchmark]}", ""]
     for note in section.notes:
-        lines += [f"> **WARNING: {_line(note.text)}**" if note.loud else f"> {_line(note.text)}", ">"]
+        lines += [f"> **WARNING: {one_line(note.text)}**" if note.loud else f"> {one_line(note.text)}", ">"]
     if section.notes:
         lines[-1] = ""
     open_ended = section.benchmark == "vcgbench"
@@ -86,11 +87,7 @@ def _grid(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> 
 
 
 def _cell(text: str) -> str:
-    return _line(text).replace("|", "\\|")
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())
+    return one_line(text).replace("|", "\\|")
 
 
 def _percent(share: float | None, digits: int = 1) -> str:

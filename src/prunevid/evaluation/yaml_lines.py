@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from prunevid.errors import InputError
+from prunevid.errors import InputError, one_line
 
 Place = tuple[Any, ...]
 """Where an entry stands: ("grid", "tau", 0)."""
@@ -31,7 +31,7 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[Place, int]]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}," if mark is not None else ""
-        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        problem = one_line(getattr(error, "problem", None) or error)
         raise InputError(f"{path}{where} is no YAML: {problem}.") from error
     finally:
         reader.loader.dispose()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from prunevid.cli import options
 from prunevid.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from prunevid.evaluation.runs import Record, Run
 
 _BENCHMARK = "Benchmark"
-_MODEL = "Model"
-_PRUNING = "Pruning"
 _NAMED = 5  # clips that could not be read and are named
 SUMMARIES = {
     "mvbench": "Run MVBench: 20 tasks, multiple choice.",
@@ -98,83 +97,50 @@ def command(benchmark: str) -> Callable[..., int]:
                 rich_help_panel=_BENCHMARK,
             ),
         ] = False,
-        model: Annotated[
-            str | None,
-            typer.Option(
-                help="A model folder, or an id on the model hub (downloaded). Default: the embedded model.",
-                rich_help_panel=_MODEL,
-            ),
-        ] = None,
+        model: options.Model = None,
         device: Annotated[
             str | None,
             typer.Option(
                 help="cpu, cuda, cuda:1, mps. Default: the best there is, and under accelerate launch a GPU for each "
                 "process; cpu for the embedded model.",
-                rich_help_panel=_MODEL,
+                rich_help_panel=options.MODEL,
             ),
         ] = None,
         device_map: Annotated[
             str | None,
-            typer.Option(help="auto: one model over several GPUs, in one process.", rich_help_panel=_MODEL),
+            typer.Option(help="auto: one model over several GPUs, in one process.", rich_help_panel=options.MODEL),
         ] = None,
-        dtype: Annotated[
-            str, typer.Option(help="auto, float32, float16 or bfloat16.", rich_help_panel=_MODEL)
-        ] = "auto",
+        dtype: options.Dtype = "auto",
         attn_implementation: Annotated[
             str | None,
             typer.Option(
                 "--attn-implementation",
                 "--attn",
-                help="Attention kernel: sdpa, eager, flash_attention_2.",
-                rich_help_panel=_MODEL,
+                help=options.KERNEL_HELP,
+                rich_help_panel=options.MODEL,
             ),
         ] = None,
         lora_alpha: Annotated[
             float | None,
             typer.Option(
                 help="Scale of PLLaVA's adapters, where they lie apart. Default: 14, and 4 for vcgbench, as published.",
-                rich_help_panel=_MODEL,
+                rich_help_panel=options.MODEL,
             ),
         ] = None,
-        method: Annotated[
-            str | None,
-            typer.Option(
-                help="Pruning method: prunevid (default), fastv, visionzip, random, none, ... or several that act at "
-                "different places, as 'tome|fastv'.",
-                rich_help_panel=_PRUNING,
-            ),
-        ] = None,
-        preset: Annotated[
-            str | None,
-            typer.Option(
-                help="Settings of prunevid by name: paper, conservative, aggressive, stage1_only, baseline.",
-                rich_help_panel=_PRUNING,
-            ),
-        ] = None,
+        method: options.Method = None,
+        preset: options.Preset = None,
         setting: Annotated[
             list[str] | None,
             typer.Option(
                 metavar="NAME=VALUE",
                 help="An option of the method, as keep_ratio=0.3; may be given repeatedly. Default for PLLaVA with "
                 "prunevid: those of the benchmark's published run.",
-                rich_help_panel=_PRUNING,
+                rich_help_panel=options.PRUNING,
             ),
         ] = None,
-        retention: Annotated[
-            float | None,
-            typer.Option(help="Share of the visual tokens to keep, above 0 to 1.", rich_help_panel=_PRUNING),
-        ] = None,
-        tokens: Annotated[
-            int | None, typer.Option(help="The same as a number of tokens.", rich_help_panel=_PRUNING)
-        ] = None,
-        average_over_layers: Annotated[
-            bool,
-            typer.Option(
-                "--average-over-layers",
-                help="The budget is a mean over the decoder's layers, not what is left at the end.",
-                rich_help_panel=_PRUNING,
-            ),
-        ] = False,
+        retention: options.Retention = None,
+        tokens: options.Tokens = None,
+        average_over_layers: options.AverageOverLayers = False,
         as_json: Annotated[bool, typer.Option("--json", help="Print the scores as one JSON document.")] = False,
     ) -> int:
         from prunevid.evaluation.command import run_benchmark

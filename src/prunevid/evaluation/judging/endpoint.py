@@ -12,7 +12,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from prunevid.errors import ConfigError, InputError, JudgeError, MissingDependencyError
+from prunevid.errors import ConfigError, InputError, JudgeError, MissingDependencyError, one_line
 from prunevid.evaluation.judging.asking import Gate, Identity, Said
 from prunevid.evaluation.judging.cases import Case
 
@@ -134,7 +134,7 @@ class Endpoint:
         """An error's words on one short line, without the key."""
         body = getattr(error, "body", None)
         said = body.get("message") if isinstance(body, Mapping) else None
-        text = " ".join(str(said or error or type(error).__name__).split()) or type(error).__name__
+        text = one_line(said or error) or type(error).__name__
         if self._key:
             text = text.replace(self._key, "***")
         return text if len(text) <= 200 else text[:197] + "..."

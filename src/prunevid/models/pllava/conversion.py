@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prunevid.errors import ConfigError, InputError
+from prunevid.errors import ConfigError, InputError, one_line
 from prunevid.models.converting import (
     SHARD_BYTES,
     Checkpoint,
@@ -330,7 +330,7 @@ def _config(folder: Path) -> PLLaVAConfig:
     try:
         return PLLaVAConfig(**kept)
     except (TypeError, ValueError, KeyError) as error:
-        line = " ".join(str(error).split())[:200]
+        line = one_line(error)[:200]
         raise InputError(f"The configuration in {str(folder)!r} can't be used: {line}") from error
 
 
@@ -370,7 +370,7 @@ def _processor(folder: Path, config: PLLaVAConfig) -> PLLaVAProcessor:
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        line = " ".join(str(error).split())[:200]
+        line = one_line(error)[:200]
         raise InputError(f"The tokenizer in {str(folder)!r} can't be read: {line}") from error
     if tokenizer.pad_token is None and config.pad_token_id is not None:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(config.pad_token_id)

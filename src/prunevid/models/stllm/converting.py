@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunevid.errors import InputError, MissingDependencyError
+from prunevid.errors import InputError, MissingDependencyError, one_line
 from prunevid.models.converting import Checkpoint, Plan, Target, expected_shapes, new_folder, write_weights
 from prunevid.models.stllm.configuration import STLLMConfig
 
@@ -387,7 +387,7 @@ def _tokenizer(folder: Path) -> Any:
             f"The tokenizer in {str(folder)!r} needs another package: pip install sentencepiece protobuf."
         ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        first = " ".join(str(error).split())[:200]
+        first = one_line(error)[:200]
         raise InputError(f"There is no tokenizer in {str(folder)!r} that can be read ({first}).") from error
 
 
