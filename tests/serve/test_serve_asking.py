@@ -75,6 +75,11 @@ def answers(html: str | None) -> list[str]:
     return re.findall(r"<div class=pv-answer>(.*?)</div>", html or "", re.DOTALL)
 
 
+@pytest.fixture(autouse=True)
+def _small_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asking, "_WIDTH", 240)
+
+
 @pytest.fixture
 def make(tmp_path: Path, clip_file: Path) -> Iterator[Callable[..., Room]]:
     made: list[Room] = []

@@ -165,8 +165,16 @@ def test_nothing_is_cut_off(driver: Any, server: Running, size: tuple[int, int])
         driver.set_window_size(before["width"], before["height"])
 
 
-def test_markup_in_a_question_is_text(page: Page) -> None:
-    evil = '<img src=x onerror="document.title=1"><b>bold</b>'
+@pytest.mark.parametrize(
+    "evil",
+    [
+        '<img src=x onerror="document.title=1"><b>bold</b>',
+        "<script>document.title=1</script>",
+        "${document.title=1} `${document.title=2}`",  # Gradio fills in its parts by templates of both kinds
+        "{{value}} {{{value}}} {{#each this}}x{{/each}}",
+    ],
+)
+def test_markup_in_a_question_is_text(page: Page, evil: str) -> None:
     page.fill("pv-path", "here.mp4")
     page.ask(evil)
     page.answered(1)

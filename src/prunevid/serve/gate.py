@@ -25,7 +25,7 @@ _POSTS = (_UPLOAD, "/gradio_api/queue/join", "/gradio_api/cancel", "/gradio_api/
 _FILES = ("/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/gradio_api/queue/data", _PROGRESS)
 _FOLDERS = ("/assets/", "/static/", "/gradio_api/heartbeat/")
 _HEADERS = {
-    b"content-security-policy": b"default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
+    b"content-security-policy": b"default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
     b"style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; "
     b"connect-src 'self' data: blob:; worker-src 'self' blob:; media-src 'self' data: blob:; object-src 'none'; "
     b"base-uri 'self'; form-action 'self'; frame-ancestors 'none'",
