@@ -63,7 +63,8 @@ class Page:
         for kind in ("performance", "browser"):
             driver.get_log(kind)
         driver.get(f"{address}/?__theme={theme}")
-        self.until(lambda: bool(driver.find_elements(By.CSS_SELECTOR, "#pv-status .pv-note")))
+        last = ("#pv-status .pv-note", "#pv-against input", "#pv-frames input")  # the page comes in parts
+        self.until(lambda: all(driver.find_elements(By.CSS_SELECTOR, place) for place in last))
 
     def until(self, holds: Callable[[], bool]) -> None:
         """Waits until something holds.

@@ -125,13 +125,13 @@ def test_errors_are_shown_in_a_sentence(
 
 
 def test_an_upload_that_is_too_large_or_has_no_place(
-    page: Page, server: Running, tmp_path: Path, clip_file: Path
+    driver: Any, page: Page, server: Running, tmp_path: Path, clip_file: Path
 ) -> None:
     large = tmp_path / "large.mp4"
     large.write_bytes(b"0" * 200_001)
     page.upload(large)
     page.until(lambda: "exceed the maximum allowed size" in page.shown())
-    page = Page(page._driver, server.address)
+    page = Page(driver, server.address)
     places = [server.engine.reserve("127.0.0.1") for _ in range(server.engine.settings.max_per_client)]
     page.upload(clip_file)
     page.until(lambda: "You have 4 requests open, the most for a client; wait for one of them." in page.shown())
@@ -174,11 +174,11 @@ def test_nothing_is_cut_off(driver: Any, server: Running, size: tuple[int, int])
         "{{value}} {{{value}}} {{#each this}}x{{/each}}",
     ],
 )
-def test_markup_in_a_question_is_text(page: Page, evil: str) -> None:
+def test_markup_in_a_question_is_text(driver: Any, page: Page, evil: str) -> None:
     page.fill("pv-path", "here.mp4")
     page.ask(evil)
     page.answered(1)
-    assert page.text("pv-talk").split("\n")[0] == evil and page._driver.title == "prunevid"
+    assert page.text("pv-talk").split("\n")[0] == evil and driver.title == "prunevid"
 
 
 # ---- with answers that take as long as the test likes ------------------------------------------------------------

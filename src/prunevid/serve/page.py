@@ -121,7 +121,7 @@ def _asking_fields(engine: Engine) -> tuple[Any, Any, Any]:
     """The upload, the path, the question."""
     settings = engine.settings
     most = f"{settings.max_upload_bytes / 2**20:.3g} MiB, {settings.max_seconds:g} s"
-    upload = gr.File(label=f"Clip (at most {most})", type="filepath", height=130, elem_id="pv-upload")
+    upload = gr.File(label=f"Clip (at most {most})", type="filepath", height=160, elem_id="pv-upload")
     with gr.Group():
         path = gr.Textbox(
             label="or a URL of an allowed host"
