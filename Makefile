@@ -8,7 +8,7 @@ VERSIONS ?=
 LMMS := .venvs/lmms
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-matrix test-lmms lint format train clean
+.PHONY: help demo test test-all test-matrix test-lmms test-page lint format train clean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -42,6 +42,9 @@ $(LMMS)/.ready: pyproject.toml constraints.txt
 
 test-lmms: $(LMMS)/.ready  ## the integration with lmms-eval, and reading clips with its PyAV, in .venvs/lmms
 	PRUNEVID_TEST_LMMS=1 $(LMMS)/bin/python -m pytest tests/lmms tests/video
+
+test-page: $(READY)  ## the web page in a real Chromium (Debian: chromium chromium-driver)
+	PRUNEVID_TEST_PAGE=1 $(BIN)/python -m pytest tests/serve/test_serve_page.py tests/serve/test_serve_page_browser.py
 
 lint: $(READY)  ## ruff, ruff format and mypy
 	$(BIN)/ruff check .

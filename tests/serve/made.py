@@ -116,11 +116,11 @@ class _Words:
 class Running:
     """A real server on loopback, in a thread."""
 
-    def __init__(self, qa: Any, mount: Any = None, **settings: Any) -> None:
+    def __init__(self, qa: Any, mount: Any = None, name: str = "tiny", **settings: Any) -> None:
         from prunevid.serve.api import create_app
         from prunevid.serve.server import Server
 
-        self.engine = Engine(qa, ServeSettings(**{"port": 0, **settings}), "tiny")
+        self.engine = Engine(qa, ServeSettings(**{"port": 0, **settings}), name)
         self.store = MediaStore(self.engine.settings)
         ready: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.server = Server(create_app(self.engine, self.store, mount), self.engine, ready.put)

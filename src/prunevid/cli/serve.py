@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`prunevid serve`: a server with an endpoint in OpenAI's format."""
+"""`prunevid serve`: a server with a web page and an endpoint in OpenAI's format."""
 
 from __future__ import annotations
 
@@ -33,6 +33,9 @@ def serve(
     device: options.Device = None,
     dtype: options.Dtype = "auto",
     attn_implementation: options.Kernel = None,
+    page: Annotated[
+        bool, typer.Option("--page/--no-page", help="The web page at / (needs gradio).", rich_help_panel=_ACCESS)
+    ] = True,
     host: Annotated[
         str | None, typer.Option(help="Address to listen on. Default: 127.0.0.1.", rich_help_panel=_ACCESS)
     ] = None,
@@ -76,7 +79,7 @@ def serve(
         float | None, typer.Option(help="Seconds that one answer may take. Default: 120.", rich_help_panel=_LIMITS)
     ] = None,
 ) -> None:
-    """Serve a model to many clients, with an endpoint in OpenAI's format at /v1; stop it with Ctrl+C."""
+    """Serve a model to many clients, with a web page and an endpoint in OpenAI's format at /v1; stop it with Ctrl+C."""
     from prunevid.cli import common
     from prunevid.serve.settings import ServeSettings
 
@@ -112,7 +115,7 @@ def serve(
             "(--api-key-env).",
             err=True,
         )
-    run(qa, settings, name or _name(model))
+    run(qa, settings, name or _name(model), _page() if page else None)
 
 
 def run(qa: Any, settings: Any, name: str, mount: Any = None) -> None:
@@ -124,12 +127,25 @@ def run(qa: Any, settings: Any, name: str, mount: Any = None) -> None:
     engine = Engine(qa, settings, name)
 
     def ready(address: str) -> None:
-        typer.echo(f"Serving {name} with {qa.method.label} at {address}/v1 (Ctrl+C stops)")
+        where = f"{address}/v1" if mount is None else f"{address} (the endpoint: {address}/v1)"
+        typer.echo(f"Serving {name} with {qa.method.label} at {where}; Ctrl+C stops.")
 
     server = Server(create_app(engine, mount=mount), engine, ready)
     server.run()
     if not server.started:
         raise ConfigError(f"The server can't listen on {settings.host}:{settings.port}; take another --host or --port.")
+
+
+def _page() -> Any:
+    """What adds the page to the application; None, with a line that says so, where Gradio is not installed."""
+    from importlib.util import find_spec
+
+    if find_spec("gradio") is None:
+        typer.echo("prunevid: no web page, because gradio is not installed (pip install 'prunevid[serve]').", err=True)
+        return None
+    from prunevid.serve.page import mount
+
+    return mount
 
 
 def _key(variable: str | None) -> str | None:

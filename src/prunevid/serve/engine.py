@@ -130,10 +130,15 @@ class Engine:
         )
         self.sessions = Sessions(self.settings.max_sessions, self.settings.session_seconds)
         self._listeners: list[Callable[[Reply], None]] = []
+        self._closing: list[Callable[[], None]] = []
 
     def on_reply(self, listener: Callable[[Reply], None]) -> None:
         """`listener` gets every reply, in the worker's thread (for counting)."""
         self._listeners.append(listener)
+
+    def on_close(self, listener: Callable[[], None]) -> None:
+        """`listener` is called when the engine begins to close, from any thread."""
+        self._closing.append(listener)
 
     def reserve(self, client: str) -> Place:
         """Takes a place for a request of this client; see `Worker.reserve`."""
@@ -190,6 +195,8 @@ class Engine:
 
     def close(self) -> None:
         """Stops the running answer, refuses those that wait, forgets all clips. A second call does nothing."""
+        for listener in self._closing:
+            listener()
         self.worker.close()
         self.sessions.clear()
 
