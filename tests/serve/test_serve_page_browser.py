@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page in a real Chromium without a window.
+"""The page in a real Chromium without a window: `make test-page` and `make test-all`.
 
 They are left out where it is missing; `make test-page` sets PRUNEVID_TEST_PAGE, and then its absence is an error.
 """
@@ -29,6 +29,8 @@ if LACKING and os.environ.get("PRUNEVID_TEST_PAGE"):
     raise RuntimeError(f"The page can't be tested: {LACKING}.")
 if LACKING:
     pytest.skip(LACKING, allow_module_level=True)
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
