@@ -159,7 +159,8 @@ def _pruning_fields(engine: Engine) -> list[Any]:
 def _amount(kind: str) -> Any:
     """The field of a budget's amount, where one is needed."""
     start = {"share": 0.2, "tokens": 64}.get(kind)
-    return gr.Number(visible=start is not None, **({} if start is None else {"value": start}))
+    value: dict[str, Any] = {} if start is None else {"value": start}
+    return gr.Number(visible=start is not None, **value)
 
 
 def _wire(blocks: Any, desk: Desk, upload: Any, fields: list[Any], shown: list[Any], ask: Any, stop: Any) -> None:
