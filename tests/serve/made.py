@@ -7,6 +7,7 @@ import base64
 import http.client
 import json
 import queue
+import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -151,6 +152,13 @@ class Running:
             return response.status, json.loads(text) if "json" in told.get("content-type", "") else text, told
         finally:
             connection.close()
+
+    def begin(self, headers: list[str], body: bytes = b"", path: str = "/v1/chat/completions") -> bytes:
+        """Sends a request that is not complete; returns what comes back."""
+        with socket.create_connection(("127.0.0.1", self.port), PATIENCE) as raw:
+            head = [f"POST {path} HTTP/1.1", "Host: localhost", "Content-Type: application/json", *headers]
+            raw.sendall("\r\n".join(head).encode() + b"\r\n\r\n" + body)
+            return raw.recv(65536)
 
 
 def data_url(path: Path) -> str:

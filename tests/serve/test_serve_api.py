@@ -299,27 +299,19 @@ def test_other_types_of_bodies(server: Running, kind: str) -> None:
     assert got[0] == 415
 
 
-def _half(server: Running, headers: list[str], body: bytes = b"") -> bytes:
-    """Sends a request that is not complete; returns what comes back."""
-    with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as raw:
-        head = ["POST /v1/chat/completions HTTP/1.1", "Host: localhost", "Content-Type: application/json", *headers]
-        raw.sendall("\r\n".join(head).encode() + b"\r\n\r\n" + body)
-        return raw.recv(65536)
-
-
 def test_bodies_that_are_too_large_are_refused_before_they_are_there(server: Running) -> None:
     key = f"Authorization: {KEY['Authorization']}"
     most = server.engine.settings.max_body_bytes
-    assert b" 413 " in _half(server, [key, f"Content-Length: {most + 1}"])
-    assert b" 413 " in _half(server, [key, "Content-Length: 99999999999999999999"])
+    assert b" 413 " in server.begin([key, f"Content-Length: {most + 1}"])
+    assert b" 413 " in server.begin([key, "Content-Length: 99999999999999999999"])
     chunk = f"{most + 1:x}\r\n".encode() + b" " * (most + 1)
-    assert b" 413 " in _half(server, [key, "Transfer-Encoding: chunked"], chunk)  # and never ends
+    assert b" 413 " in server.begin([key, "Transfer-Encoding: chunked"], chunk)  # and never ends
     eventually(lambda: idle(server))
 
 
 def test_bodies_that_trickle_are_refused(qa: VideoQA) -> None:
     running = Running(qa, body_seconds=0.1)
-    assert b" 408 " in _half(running, ["Content-Length: 100"], b"{")
+    assert b" 408 " in running.begin(["Content-Length: 100"], b"{")
     eventually(lambda: idle(running))
     running.stop()
 

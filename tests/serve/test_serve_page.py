@@ -89,8 +89,11 @@ def test_no_event_names_another_file(server: Running, path: str) -> None:
 
 @pytest.mark.parametrize("header", ["chunked", "gzip, chunked"])
 def test_no_body_without_an_end(server: Running, header: str) -> None:
-    status, _, _ = server.send("POST", "/gradio_api/queue/join", b"0\r\n\r\n", {"Transfer-Encoding": header, **KEY})
-    assert status in (400, 411)
+    # Without a body: what the server leaves unread when it hangs up can cost the client the answer.
+    told = server.begin(
+        [f"Transfer-Encoding: {header}", f"Authorization: {KEY['Authorization']}"], path="/gradio_api/queue/join"
+    )
+    assert told.split()[1] in (b"400", b"411")
 
 
 def test_the_folder_goes_with_the_server(qa: VideoQA, monkeypatch: pytest.MonkeyPatch) -> None:
