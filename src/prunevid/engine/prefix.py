@@ -35,6 +35,8 @@ class Prefix:
     hidden: (1, n, C) after the layer of the first choice (a last layer's are normed); None without a choice.
     keys: (1, n, ...) of that layer before rotary embedding; None without a choice.
     tables: cosines and sines (1, n, d) of the rotary embedding; None without a choice.
+    scores: (H_kv, n) float32 of every layer, the attention that these tokens paid to each other (`LayerCache.scores`);
+        None unless the method shrinks the cache by it.
     """
 
     identity: object
@@ -45,6 +47,7 @@ class Prefix:
     hidden: Tensor | None = None
     keys: Tensor | None = None
     tables: tuple[Tensor, Tensor] | None = None
+    scores: tuple[Tensor, ...] | None = None
 
 
 class Held:
@@ -120,6 +123,7 @@ class Sharing:
         self.prefix: Prefix | None = None  # that this prefill goes on from
         self.tokens = 0  # n of the prefix after stage 1
         self.positions: Tensor | None = None  # of the whole sequence
+        self.collected: list[tuple[Tensor, Tensor, Tensor]] = []  # of layers that forget: keys, values and scores
         held.reused = 0
 
     def begin(self, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -154,6 +158,22 @@ class Sharing:
             raise RuntimeError(f"The prefix holds no {name}.")
         return torch.cat([held.to(behind.device).expand(len(behind), *held.shape[1:]), behind], dim=1)
 
+    @property
+    def acts(self) -> bool:
+        """Whether this prefill goes on from a prefix or leaves one."""
+        return self.positions is not None
+
+    def scores(self, index: int, device: torch.device) -> Tensor | None:
+        """(H_kv, n) float32 that are held for a layer (`Prefix.scores`); None where nothing is."""
+        held = self.prefix.scores if self.prefix is not None else None
+        return None if held is None else held[index].to(device)
+
+    def collect(self, keys: Tensor, values: Tensor, scores: Tensor) -> None:
+        """Takes what the next layer holds of one row, (H_kv, S, d) each, before it forgets, and its prefix's scores."""
+        if self.prefix is None:
+            n = self.tokens
+            self.collected.append((keys[None, :, :n].clone(), values[None, :, :n].clone(), scores))
+
     def leave(self, hidden: Tensor | None = None, states: dict[str, Tensor] | None = None) -> None:
         """Holds this prompt's prefix for the next question, unless it went on from a held one.
 
@@ -166,10 +186,12 @@ class Sharing:
         states = states or {}
         depth = len(prefill.cache.layers) if hidden is None else prefill.method.selection_layers[0] + 1
         layers = [(layer.keys[:1, :, :n], layer.values[:1, :, :n]) for layer in prefill.cache.layers[:depth]]
+        layers = [(keys, values) for keys, values, _ in self.collected] or layers
+        scores = [own for _, _, own in self.collected]
         parts = {"hidden": hidden, **{name: states.get(name) for name in ("keys", "cos", "sin")}}
         cut = {name: part[:1, :n] for name, part in parts.items() if part is not None}
         ids, positions = prefill.ids[0, : prefill.border], self.positions.narrow(-2, 0, 1)[..., :n]
-        every = [ids, positions, *cut.values(), *(state for pair in layers for state in pair)]
+        every = [ids, positions, *scores, *cut.values(), *(state for pair in layers for state in pair)]
         encoded = prefill.encoded["video"]
 
         def make() -> Prefix:
@@ -183,6 +205,7 @@ class Sharing:
                 own.get("hidden"),
                 own.get("keys"),
                 (own["cos"], own["sin"]) if "cos" in own else None,
+                tuple(scores) or None,
             )
 
         self.held.keep(encoded, sum(part.numel() * part.element_size() for part in every), make)
@@ -190,8 +213,6 @@ class Sharing:
     def _refusal(self, kwargs: dict[str, Any]) -> str | None:
         """Why this prompt can neither use nor leave a prefix."""
         prefill = self.prefill
-        if prefill.method.shrinks_cache:
-            return f"{prefill.method.label} shrinks the cache by what every token of the prompt attends to"
         if list(prefill.encoded) != ["video"] or bool(prefill.image_mask.any()):
             return "the prompt does not show one video alone"
         if prefill.encoded["video"].asked:
