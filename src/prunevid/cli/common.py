@@ -123,9 +123,9 @@ def clip_dict(clip: ClipInfo) -> dict[str, Any]:
     }
 
 
-def print_json(value: Any) -> None:
-    """One JSON document on stdout."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=_plain))
+def print_json(value: Any, lines: bool = False) -> None:
+    """One JSON document on stdout; `lines`: on one line, as one of many."""
+    typer.echo(json.dumps(value, indent=None if lines else 2, ensure_ascii=False, default=_plain))
 
 
 def _plain(value: Any) -> Any:
