@@ -55,7 +55,8 @@ class Held:
 
     Args:
         most: bytes, at most; None: no bound. It holds between questions: while one is answered more may be in use.
-        inputs: returns the model's inputs, which count too.
+        inputs: returns the model's inputs, which count too. Where there are any, a prefix is held of a video with
+            pixels among them only.
 
     Attributes:
         encodings: the encoder's outputs.
@@ -91,11 +92,13 @@ class Held:
             encoded: the video.
             size: bytes that `make` takes.
         """
+        pixels, inputs = self.encodings.pixels_of(encoded), list(tensors_in(self._inputs()))
+        if inputs and not any(pixels is own for own in inputs):
+            self.reason = "this transformers copies the pixels for beams and several sequences"
+            return
         self.prefix = None
         held = self.nbytes
-        if not self.encodings.holds(encoded):
-            self.reason = "the encoder's output is not held, so the video can't be known again"
-        elif self._most is not None and held + size > self._most:
+        if self._most is not None and held + size > self._most:
             self.reason = f"it would take {size} bytes beside {held}, above max_open_bytes {self._most}"
         else:
             self.prefix = make()

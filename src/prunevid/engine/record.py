@@ -62,9 +62,9 @@ class Encodings:
         if pixels is not None:
             self._known = [*self._alive(), (weakref.ref(pixels), key, copy.copy(output), encoded)]
 
-    def holds(self, encoded: Encoded) -> bool:
-        """Whether this encoding, or one that it is a copy of, is remembered."""
-        return any(known.identity is encoded.identity for _, _, _, known in self._alive())
+    def pixels_of(self, encoded: Encoded) -> Tensor | None:
+        """The pixels under which this encoding, or one that it is a copy of, is remembered; None where it is not."""
+        return next((pixels() for pixels, _, _, known in self._alive() if known.identity is encoded.identity), None)
 
     def contents(self) -> Iterator[Any]:
         """Everything remembered, for counting its tensors."""
