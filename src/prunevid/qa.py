@@ -381,7 +381,7 @@ class VideoQA:
         if max_open_bytes is not None and max_open_bytes < 1:
             raise InputError(f"max_open_bytes is {max_open_bytes}, but must be at least 1, or None for no bound.")
         seen, spent = self._timed_clip(clip, **options)
-        with self._attached():
+        with self._attached() as pruning:
             video = OpenVideo(self, seen, spent, max_open_bytes)
             try:
                 if prefill:
@@ -390,6 +390,7 @@ class VideoQA:
             finally:
                 with self._lock:
                     video._close()
+                    pruning.forget()
 
     def compare(
         self,

@@ -171,6 +171,10 @@ class Pruning:
         last = self._last_prefill()
         return last.maps if last else []
 
+    def forget(self) -> None:
+        """Forgets the last prefill: its stats, and its maps, which hold the merged tokens."""
+        self._last, self._reports = None, threading.local()
+
     def figure(self, frames: Any = None, *, row: int = 0, **options: Any) -> Any:
         """A picture of what became of the cells of one row of the last prefill (`prunevid.view.sheet`).
 
