@@ -16,7 +16,7 @@ from app import tiny_qwen
 from app.conftest import QUESTION
 from app.test_stats import KEYS
 from prunevid.builtin.model import WEIGHTS, build_model, build_processor
-from prunevid.cli import doctor, run
+from prunevid.cli import doctor
 from prunevid.cli.demo import right
 
 TINY = ["--pruning-layer", "1", "--device", "cpu", "--max-new-tokens", "3"]
@@ -31,18 +31,6 @@ def embedded(monkeypatch: pytest.MonkeyPatch) -> None:
             return build_model(attn_implementation).to(device=device, dtype=dtype).eval(), build_processor()
 
         monkeypatch.setattr(prunevid.builtin, "load", fresh)
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Any:
-    """Runs a command line: (exit status, stdout, stderr)."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        status = run([str(argument) for argument in arguments])
-        return status, *capsys.readouterr()
-
-    return call
 
 
 def sentence(text: str) -> bool:
@@ -76,7 +64,10 @@ def test_version(cli: Any) -> None:
     [
         ["sing"],
         ["ask"],
-        ["ask", "a.mp4"],
+        ["ask", "a.mp4", "--flops"],
+        ["ask", "a.mp4", "who ?", "--follow-up"],
+        ["ask", "a.mp4", "who ?", "--max-open-bytes", "9"],
+        ["ask", "a.mp4", "--max-open-bytes", "0"],
         ["ask", "a.mp4", "who ?", "more"],
         ["ask", "a.mp4", "who ?", "--tau", "much"],
         ["ask", "a.mp4", "who ?", "--no-such-option"],
