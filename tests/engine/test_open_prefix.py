@@ -7,6 +7,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from engine.families import FAMILIES, FRAMES, build, language_of, make_inputs, m
 from engine.matrix import attach, prompts_of, repeatable
 from engine.methods_matrix import MAIN, NAMES, method_of, model_of
 from engine.test_attach_detach import trace
+from engine.test_placement import spread
 from engine.tiny import KERNELS, LAYERS, generate
 from prunevid import PruneVidConfig
 from prunevid import attach as attach_one
@@ -260,3 +262,8 @@ def test_a_question_that_fails_midway_changes_nothing(family: str, broken: int) 
             assert torch.equal(out.sequences, whole.sequences)
             torch.testing.assert_close(torch.stack(out.logits), torch.stack(whole.logits), atol=1e-5, rtol=0)
     assert trace(model) == before
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_a_model_spread_over_cpu_and_disk(family: str, tmp_path: Path) -> None:
+    compare(spread(build(family), tmp_path), family, settings(family))

@@ -127,7 +127,7 @@ class Sharing:
         self.tokens = 0  # n of the prefix after stage 1
         self.positions: Tensor | None = None  # of the whole sequence
         self.collected: list[tuple[Tensor, Tensor, Tensor]] = []  # of layers that forget: keys, values and scores
-        held.reused = 0
+        held.reused, held.reason = 0, "the prompt's videos can't be told apart"
 
     def begin(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """After stage 1: the language model's arguments, for the tokens behind the prefix alone where one is held."""
