@@ -48,18 +48,20 @@ def test_sampling_gives_what_the_question_alone_gives(cli: Any, typed: Any, fold
     assert out.splitlines() == alone(cli, folder, clip_file, (OTHER, QUESTION, OTHER), *options)
 
 
+@pytest.mark.parametrize("follow_up", [[], ["--follow-up"]], ids=["each alone", "follow-ups"])
 def test_json_is_a_line_each_and_follow_ups_see_what_was_said(
-    cli: Any, typed: Any, folder: Path, clip_file: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Any, typed: Any, folder: Path, clip_file: Path, follow_up: list[str]
 ) -> None:
     typed(QUESTION, OTHER, QUESTION)
-    status, out, _ = cli("ask", clip_file, "--model", folder, *TINY, "--json", "--follow-up", "--max-frames", "8")
+    status, out, _ = cli("ask", clip_file, "--model", folder, *TINY, "--json", *follow_up, "--max-frames", "8")
     documents = [json.loads(line) for line in out.splitlines()]
     assert status == 0 and [one["question"] for one in documents] == [QUESTION, OTHER, QUESTION]
     assert all(one["stats"]["open"]["prefix_tokens"] > 0 and one["model"] == str(folder) for one in documents)
     qa = VideoQA.from_pretrained(folder, method_options={"pruning_layer": 1}, device="cpu")
     turns: list[tuple[str, str]] = []
     for document in documents:
-        answer = qa.ask(clip_file, document["question"], history=turns, max_new_tokens=3, max_frames=8)
+        history = turns if follow_up else ()
+        answer = qa.ask(clip_file, document["question"], history=history, max_new_tokens=3, max_frames=8)
         assert document["answer"] == answer.text
         assert document["stats"]["stage3"] == answer.stats["stage3"]
         turns.append((document["question"], answer.text))

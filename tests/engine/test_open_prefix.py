@@ -193,9 +193,10 @@ def test_what_is_no_prefix_of_the_prompt_is_not_used(family: str) -> None:
     other |= {name: inputs[0][name] for name in inputs[0] if name not in ASKING}
     other["input_ids"][0, 1] += 1
     strange = make_inputs(*prompts_of(family, ["other"]))
+    dimmer = {**inputs[1], "pixel_values_videos": 0.7 * inputs[1]["pixel_values_videos"]}  # with the very same ids
     held = Held()
-    for config in (settings(family), settings(family, keep_ratio=0.6)):
-        for one in (inputs[0], other, strange, inputs[1]):
+    for config in (settings(family), settings(family, keep_ratio=0.6), settings(family, enable_stage1=False)):
+        for one in (inputs[0], other, strange, inputs[1], dimmer):
             with attach(model, family, config) as pruning:
                 expected = generate(model, one, 2)
                 with pruning.reuse(held=held):
