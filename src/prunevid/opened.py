@@ -101,6 +101,7 @@ class OpenVideo:
         Does nothing where the video's tokens depend on the question. `VideoQA.open` calls it.
         """
         qa, held = self._qa, self._held
+        self._refuse_closed()
         inputs = self._inputs(_SOME_QUESTION, None)
         if any(inputs.get(name) is not None for name in adapter_for(qa.model).conditions):
             return

@@ -132,7 +132,7 @@ class Sharing:
     def begin(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """After stage 1: the language model's arguments, for the tokens behind the prefix alone where one is held."""
         held, prefill = self.held, self.prefill
-        held.reason = self._refusal(kwargs)
+        held.reason = self._refusal()
         if held.reason is not None:
             return kwargs
         self.tokens = prefill.length - prefill.rows[0].after
@@ -175,7 +175,7 @@ class Sharing:
         """Takes what the next layer holds of one row, (H_kv, S, d) each, before it forgets, and its prefix's scores."""
         if self.prefix is None:
             n = self.tokens
-            self.collected.append((keys[None, :, :n].clone(), values[None, :, :n].clone(), scores))
+            self.collected.append((_copy(keys[None, :, :n]), _copy(values[None, :, :n]), scores))
 
     def leave(self, hidden: Tensor | None = None, states: dict[str, Tensor] | None = None) -> None:
         """Holds this prompt's prefix for the next question, unless it went on from a held one.
@@ -186,25 +186,21 @@ class Sharing:
         if self.prefix is not None or self.positions is None:
             return
         prefill, n = self.prefill, self.tokens
-        states = states or {}
-        depth = len(prefill.cache.layers) if hidden is None else prefill.method.selection_layers[0] + 1
-        layers = [(layer.keys[:1, :, :n], layer.values[:1, :, :n]) for layer in prefill.cache.layers[:depth]]
-        layers = [(keys, values) for keys, values, _ in self.collected] or layers
-        scores = [own for _, _, own in self.collected]
-        parts = {"hidden": hidden, **{name: states.get(name) for name in ("keys", "cos", "sin")}}
-        cut = {name: part[:1, :n] for name, part in parts.items() if part is not None}
         ids, positions = prefill.ids[0, : prefill.border], self.positions.narrow(-2, 0, 1)[..., :n]
+        layers, scores = self._layers(None if hidden is None else prefill.method.selection_layers[0] + 1)
+        parts = {"hidden": hidden, **{name: (states or {}).get(name) for name in ("keys", "cos", "sin")}}
+        cut = {name: part[:1, :n] for name, part in parts.items() if part is not None}
         every = [ids, positions, *scores, *cut.values(), *(state for pair in layers for state in pair)]
         encoded = prefill.encoded["video"]
 
         def make() -> Prefix:
-            own = {name: part.clone(memory_format=torch.contiguous_format) for name, part in cut.items()}
+            own = {name: _copy(part) for name, part in cut.items()}
             return Prefix(
                 encoded.identity,
                 prefill.method,
-                ids.clone(),
-                positions.clone(memory_format=torch.contiguous_format),
-                tuple((keys.contiguous().clone(), values.contiguous().clone()) for keys, values in layers),
+                _copy(ids),
+                _copy(positions),
+                tuple((_copy(keys), _copy(values)) for keys, values in layers),
                 own.get("hidden"),
                 own.get("keys"),
                 (own["cos"], own["sin"]) if "cos" in own else None,
@@ -213,7 +209,14 @@ class Sharing:
 
         self.held.keep(encoded, sum(part.numel() * part.element_size() for part in every), make)
 
-    def _refusal(self, kwargs: dict[str, Any]) -> str | None:
+    def _layers(self, count: int | None) -> tuple[list[tuple[Tensor, Tensor]], list[Tensor]]:
+        """Keys and values of the prefix in the first `count` layers (None: all); scores of layers that forget."""
+        if self.collected:
+            return [(keys, values) for keys, values, _ in self.collected], [scores for _, _, scores in self.collected]
+        n, layers = self.tokens, self.prefill.cache.layers[:count]
+        return [(layer.keys[:1, :, :n], layer.values[:1, :, :n]) for layer in layers], []
+
+    def _refusal(self) -> str | None:
         """Why this prompt can neither use nor leave a prefix."""
         prefill = self.prefill
         if list(prefill.encoded) != ["video"] or bool(prefill.image_mask.any()):
@@ -239,6 +242,11 @@ class Sharing:
             and torch.equal(known.ids, ids)
             and torch.equal(known.positions, positions.narrow(-2, 0, 1)[..., : self.tokens])
         )
+
+
+def _copy(states: Tensor) -> Tensor:
+    """The same numbers in a storage of their own, which holds nothing else."""
+    return states.clone(memory_format=torch.contiguous_format)
 
 
 def _storage_bytes(tensors: Iterable[Tensor], seen: set[int]) -> int:
