@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from prunevid.errors import InputError, UnsupportedModelError
+from prunevid.turns import written
 from prunevid.video import Clip
 
 CLOCK = 1000.0
@@ -141,6 +142,35 @@ class Prompter:
         )
         return str(rendered)
 
+    def conversation(
+        self, question: object, history: Sequence[tuple[str, str]] = (), prompt: str | None = None
+    ) -> str | None:
+        """The whole prompt of a question that follows others; `prompt` as it is, or None for a question alone.
+
+        Args:
+            question: the last one.
+            history: (question, answer) of those before, which the model is shown.
+            prompt: a whole prompt, which takes the place of both.
+
+        Raises:
+            InputError: see `check`, for earlier questions and answers too; both history and prompt are given; the
+                model's chat format has no place for earlier turns.
+        """
+        if not history:
+            self.whole(question, prompt)  # type: ignore[arg-type]
+            return prompt
+        if prompt is not None:
+            raise InputError("Give either a history or a whole prompt, and not both.")
+        turns = [(role, self._shown(text)) for pair in history for role, text in zip(("user", "assistant"), pair)]
+        rendered = written(self.processor, [*turns, ("user", self.check(question))])
+        if rendered is None:
+            raise InputError("The chat format of this model has no place for earlier turns; ask without a history.")
+        return self.check_prompt(rendered)
+
+    def _shown(self, text: object) -> str:
+        """An earlier question or answer, which may be empty."""
+        return "" if isinstance(text, str) and not text.strip() else self.check(text)
+
     def check_prompt(self, prompt: object) -> str:
         """A whole prompt as it is.
 
@@ -248,6 +278,14 @@ class VideoPrompt:
         inputs = self._prompter.encode([self._clip], [question], [prompt])
         anew = _PER_TOKEN + _PER_QUESTION
         return {name: value if name in anew else self._first[name] for name, value in inputs.items()}
+
+    def inputs(self) -> list[Any]:
+        """What is held of the clip, besides its frames."""
+        return list((self._first or {}).values())
+
+    def forget(self) -> None:
+        """Lets go of what is held."""
+        self._first, self._length = None, 0
 
     def _split(self, text: str) -> tuple[str, str]:
         """The prompt up to and including the video's placeholder, and the rest."""

@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,8 +23,9 @@ from prunevid.errors import InputError, UnsupportedError
 from prunevid.generation import Run, count_prefill, generate, greedy_by_default, input_device
 from prunevid.loading import load as load_model
 from prunevid.methods import Method
+from prunevid.opened import MAX_OPEN_BYTES, OpenVideo
 from prunevid.pairing import check_pair
-from prunevid.prompting import Prompter, VideoPrompt, truncates_seconds
+from prunevid.prompting import Prompter, truncates_seconds
 from prunevid.region import seen_region
 from prunevid.video import Clip, load_clip
 
@@ -86,8 +87,6 @@ class VideoQA:
         self.defaults: dict[str, Any] = {}  # settings of "prunevid" that suit the model
         self._pruning: Pruning | None = None
         self._users = 0
-        self._open = 0
-        self._reuse = ExitStack()
         self._warm = False
 
     @classmethod
@@ -194,7 +193,7 @@ class VideoQA:
             method_options=method_options,
         )
         other = copy.copy(self)
-        other._pruning, other._users, other._open, other._reuse = None, 0, 0, ExitStack()
+        other._pruning, other._users = None, 0
         with self._lock, attach(self.model, chosen) as pruning:
             other.method = pruning.method
         return other
@@ -260,6 +259,7 @@ class VideoQA:
         start: float | None = None,
         end: float | None = None,
         images: Sequence[Any] | None = None,
+        history: Sequence[tuple[str, str]] = (),
         prompt: str | None = None,
         streamer: Any = None,
         measure_flops: bool = False,
@@ -270,6 +270,7 @@ class VideoQA:
         Args:
             clip, images, max_frames, sampling, fps, start, end: see `load_clip`.
             question: text.
+            history: (question, answer) of earlier turns, which the model is shown before the question.
             prompt: the whole prompt in the model's own format, with the video's placeholder once, as
                 `prunevid.evaluation` writes it. The question is then only kept in the answer.
             max_new_tokens: length of the answer, at most; `self.max_new_tokens` when not given.
@@ -281,9 +282,10 @@ class VideoQA:
                 `model.generate`. Decoding is greedy unless they say otherwise.
 
         Raises:
-            InputError: the clip can't be read, the question is empty, or the prompt has no placeholder or several.
+            InputError: the clip can't be read, the question is empty, the prompt has no placeholder or several, or the
+                model's chat format has no place for earlier turns.
         """
-        self._prompter.whole(question, prompt)  # refuses what can't be asked before the clip is read
+        prompt = self._prompter.conversation(question, history, prompt)  # refuses before the clip is read
         chosen = {"max_frames": max_frames, "sampling": sampling, "fps": fps, "start": start, "end": end}
         seen, spent = self._timed_clip(clip, images=images, **chosen, **_take_reading(options))
         inputs = self._prompter.encode([seen], [question], [prompt])
@@ -359,25 +361,36 @@ class VideoQA:
         return list(groups.values())
 
     @contextmanager
-    def open(self, clip: Any = None, **options: Any) -> Iterator[OpenVideo]:
-        """Holds one clip open for many questions: it is read, encoded and merged once.
+    def open(
+        self, clip: Any = None, *, max_open_bytes: int | None = MAX_OPEN_BYTES, prefill: bool = True, **options: Any
+    ) -> Iterator[OpenVideo]:
+        """Holds one clip open for many questions: it is read, encoded, merged and run through the first layers once.
 
         Args:
             clip, options: see `load_clip`.
+            max_open_bytes: what is held between questions, at most (without the frames themselves); None: no bound.
+                What does not fit is computed anew for every question, which gives the same answers: first the state
+                of the prompt, then what the vision tower made. `OpenVideo.memory` tells what is held, and
+                `stats["open"]` of every answer why something is not.
+            prefill: do that work now, for prompts in the model's chat format; otherwise the first question does it,
+                and so it does for a prompt of its own that begins otherwise.
+
+        Raises:
+            InputError: the model's inputs alone are above max_open_bytes; see also `load_clip`.
         """
+        if max_open_bytes is not None and max_open_bytes < 1:
+            raise InputError(f"max_open_bytes is {max_open_bytes}, but must be at least 1, or None for no bound.")
         seen, spent = self._timed_clip(clip, **options)
         with self._attached() as pruning:
-            with self._lock:
-                self._open += 1
-                if self._open == 1:
-                    self._reuse.enter_context(pruning.reuse())
+            video = OpenVideo(self, seen, spent, max_open_bytes)
             try:
-                yield OpenVideo(self, seen, spent)
+                if prefill:
+                    video.prefill()
+                yield video
             finally:
                 with self._lock:
-                    self._open -= 1
-                    if self._open == 0:
-                        self._reuse.close()
+                    video._close()
+                    pruning.forget()
 
     def compare(
         self,
@@ -528,41 +541,6 @@ class VideoQA:
             said = (tuple(texts), run.continuations[row], run.maps[row])
             answers.append(Answer(texts[0], stats, question, info, *said, in_memory(clip)))
         return answers
-
-
-class OpenVideo:
-    """A clip that is held open; made by `VideoQA.open`."""
-
-    def __init__(self, qa: VideoQA, clip: Clip, spent: float) -> None:
-        self.clip = clip
-        self._qa = qa
-        self._spent = spent
-        self._prompt = VideoPrompt(qa._prompter, clip)
-
-    def ask(
-        self,
-        question: str,
-        *,
-        prompt: str | None = None,
-        max_new_tokens: int | None = None,
-        streamer: Any = None,
-        **generate_kwargs: Any,
-    ) -> Answer:
-        """Answers a question about the clip; see `VideoQA.ask`, also for `prompt`.
-
-        In the stats, decode_video, vision and merge are what this question cost: nothing from the second one
-            on.
-        """
-        qa = self._qa
-        qa._prompter.whole(question, prompt)
-        if qa._pruning is None or not qa._open:
-            raise InputError("The clip was closed; ask inside `with qa.open(clip) as video:`.")
-        options = qa._options(max_new_tokens, streamer, generate_kwargs)
-        with qa._lock, qa._attached([self.clip]) as pruning:
-            run = generate(qa.model, qa.processor, self._prompt.encode(question, prompt), options, pruning)
-            answer = qa._answers(run, [self.clip], [question], [self._spent])[0]
-            self._spent = 0.0
-        return answer
 
 
 def _take_reading(options: dict[str, Any]) -> dict[str, Any]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from app import tiny_qwen
 from prunevid import PruneVidConfig
+from prunevid.cli import run
 from prunevid.qa import VideoQA
 
 QUESTION = "what colour moves ?"
@@ -38,6 +40,18 @@ def other_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def settings() -> PruneVidConfig:
     """Settings under which all three stages drop something in a model of four layers."""
     return PruneVidConfig(pruning_layer=1, keep_ratio=0.5, max_frames=8)
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs a command line: (exit status, stdout, stderr)."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        status = run([str(argument) for argument in arguments])
+        return status, *capsys.readouterr()
+
+    return call
 
 
 @pytest.fixture

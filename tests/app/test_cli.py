@@ -64,7 +64,10 @@ def test_version(cli: Any) -> None:
     [
         ["sing"],
         ["ask"],
-        ["ask", "a.mp4"],
+        ["ask", "a.mp4", "--flops"],
+        ["ask", "a.mp4", "who ?", "--follow-up"],
+        ["ask", "a.mp4", "who ?", "--max-open-bytes", "9"],
+        ["ask", "a.mp4", "--max-open-bytes", "0"],
         ["ask", "a.mp4", "who ?", "more"],
         ["ask", "a.mp4", "who ?", "--tau", "much"],
         ["ask", "a.mp4", "who ?", "--no-such-option"],

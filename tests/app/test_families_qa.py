@@ -151,6 +151,8 @@ def test_from_a_file_to_an_answer(family: str, tmp_path: Path) -> None:
     assert pruned.text == answer.text == held[0].text
     assert held[1].stats["stage2"]["compressed_tokens"] == batch[1].stats["stage2"]["compressed_tokens"]
     assert [one.text for one in batch] == [one.text for one in held]
+    opened = held[1].stats["open"]
+    assert (opened["prefix_tokens"] > 0) is (opened["why"] is None) is (family != "stllm")
 
 
 @pytest.mark.parametrize("family", PROCESSORS)

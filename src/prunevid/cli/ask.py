@@ -1,18 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`prunevid ask CLIP QUESTION`: one question about one clip."""
+"""`prunevid ask CLIP [QUESTION]`: one question about one clip, or one after the other."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prunevid.cli import options
+from prunevid.cli import asking, options
+
+if TYPE_CHECKING:
+    from prunevid.answers import Answer
+    from prunevid.qa import VideoQA
 
 
 def ask(
     clip: options.Clip,
-    question: options.Question,
+    question: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[QUESTION]",
+            help="What to ask about the clip. Without it questions are read line by line until an empty line or /quit.",
+            show_default=False,
+        ),
+    ] = None,
     model: options.Model = None,
     device: options.Device = None,
     dtype: options.Dtype = "auto",
@@ -64,6 +76,21 @@ def ask(
         typer.Option(help="Sample with this temperature instead of greedy decoding.", rich_help_panel=options.ANSWER),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.", rich_help_panel=options.ANSWER)] = 0,
+    follow_up: Annotated[
+        bool,
+        typer.Option(
+            "--follow-up",
+            help="Without QUESTION: every question sees the earlier ones and their answers. Default: each alone.",
+            rich_help_panel=options.ANSWER,
+        ),
+    ] = False,
+    max_open_bytes: Annotated[
+        int | None,
+        typer.Option(
+            help="Without QUESTION: bytes held from one question to the next, at most. Default: 4 GiB.",
+            rich_help_panel=options.ANSWER,
+        ),
+    ] = None,
     stats: Annotated[
         bool, typer.Option("--stats", help="Also print what was kept and what it cost.", rich_help_panel=options.ANSWER)
     ] = False,
@@ -75,9 +102,10 @@ def ask(
     ] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Ask one question about a clip, with a pruned model; greedy decoding unless --temperature is given."""
+    """Ask a clip one question, or many without reading it again; greedy decoding unless --temperature is given."""
     from prunevid.cli import common
 
+    _check_use(question, flops, follow_up, max_open_bytes)
     if temperature is not None and temperature <= 0:
         raise typer.BadParameter("must be above 0 (leave it out for greedy decoding).", param_hint="--temperature")
     overrides = {
@@ -101,34 +129,68 @@ def ask(
     )
     import torch
 
+    from prunevid.opened import MAX_OPEN_BYTES
+
+    chosen: dict[str, Any] = {"max_new_tokens": max_new_tokens}
+    if temperature is not None:
+        chosen |= {"do_sample": True, "temperature": temperature}
+
+    def show(answer: Answer) -> None:
+        if as_json:
+            common.print_json(_document(answer, qa, model), lines=question is None)
+            return
+        typer.echo(answer.text)
+        if (stats or flops) and answer.stats:
+            common.console().print(common.stats_table(answer.stats))
+
+    def ask_held(text: str, turns: list[tuple[str, str]]) -> Answer:
+        torch.manual_seed(seed)  # the answer is that of the question alone, whatever was asked before
+        return video.ask(text, history=turns if follow_up else (), **chosen)
+
+    with ExitStack() as held:
+        with common.working("Reading the clip") as tell:
+            reading: dict[str, Any] = {
+                "max_frames": max_frames,
+                "sampling": sampling,
+                "fps": fps,
+                "start": start,
+                "end": end,
+                "source_fps": source_fps,
+                "limits": common.limits(max_seconds, max_pixels),
+                "progress": common.reading(tell),
+            }
+            torch.manual_seed(seed)
+            if question is None:
+                video = held.enter_context(qa.open(clip, max_open_bytes=max_open_bytes or MAX_OPEN_BYTES, **reading))
+            else:
+                answer = qa.ask(clip, question, measure_flops=flops, **reading, **chosen)
+        if question is not None:
+            show(answer)
+        elif asking.loop(video, ask_held, show):
+            raise typer.Exit(2)
+
+
+def _check_use(question: str | None, flops: bool, follow_up: bool, max_open_bytes: int | None) -> None:
+    """Refuses options that belong to the other way of asking."""
+    if max_open_bytes is not None and max_open_bytes < 1:
+        raise typer.BadParameter("must be at least 1.", param_hint="--max-open-bytes")
+    if question is None and flops:
+        raise typer.BadParameter("needs a QUESTION.", param_hint="--flops")
+    given = {"--follow-up": follow_up, "--max-open-bytes": max_open_bytes is not None}
+    for name, wanted in given.items():
+        if question is not None and wanted:
+            raise typer.BadParameter("is for questions read line by line; leave QUESTION out.", param_hint=name)
+
+
+def _document(answer: Answer, qa: VideoQA, model: str | None) -> dict[str, Any]:
+    """An answer as JSON types, with what was asked of which model."""
+    from prunevid.cli import common
     from prunevid.comparing import options_of
 
-    torch.manual_seed(seed)
-    chosen: dict[str, Any] = {} if temperature is None else {"do_sample": True, "temperature": temperature}
-    with common.working("Reading the clip") as tell:
-        answer = qa.ask(
-            clip,
-            question,
-            max_new_tokens=max_new_tokens,
-            max_frames=max_frames,
-            sampling=sampling,
-            fps=fps,
-            start=start,
-            end=end,
-            source_fps=source_fps,
-            limits=common.limits(max_seconds, max_pixels),
-            progress=common.reading(tell),
-            measure_flops=flops,
-            **chosen,
-        )
-    if as_json:
-        document = common.as_dict(answer)
-        document["model"] = model or "builtin"
-        document["method"] = qa.method.label
-        document["options"] = options_of(qa.method)
-        document["config"] = common.settings(qa.config)
-        common.print_json(document)
-        return
-    typer.echo(answer.text)
-    if (stats or flops) and answer.stats:
-        common.console().print(common.stats_table(answer.stats))
+    return {
+        **common.as_dict(answer),
+        "model": model or "builtin",
+        "method": qa.method.label,
+        "options": options_of(qa.method),
+        "config": common.settings(qa.config),
+    }

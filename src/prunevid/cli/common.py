@@ -123,9 +123,9 @@ def clip_dict(clip: ClipInfo) -> dict[str, Any]:
     }
 
 
-def print_json(value: Any) -> None:
-    """One JSON document on stdout."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=_plain))
+def print_json(value: Any, lines: bool = False) -> None:
+    """One JSON document on stdout; `lines`: on one line, as one of many."""
+    typer.echo(json.dumps(value, indent=None if lines else 2, ensure_ascii=False, default=_plain))
 
 
 def _plain(value: Any) -> Any:
@@ -173,6 +173,10 @@ def stats_lines(stats: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]
     if "flops_measured_ratio" in total:
         measured = f"{total['flops_measured_ratio']:.1%}, counted ({total['flops_measured'] / 1e9:.3g} GFLOP)"
         lines.append(("", measured))
+    if "open" in stats:
+        held = stats["open"]
+        lines.append(("held open", held["why"] or f"{held['prefix_tokens']} prompt tokens were not run again"))
+        lines.append(("", f"{held['bytes'] / 2**20:.1f} MiB held"))
     times = stats.get("milliseconds", {})
     lines += [(STAGE_NAMES[name], f"{times[name]:.1f} ms") for name in STAGE_NAMES if name in times]
     return lines

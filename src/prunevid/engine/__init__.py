@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from prunevid.engine.attach import Pruning, attach
+from prunevid.engine.prefix import Held
 from prunevid.engine.record import Encodings, TokenMap
 
-__all__ = ["Encodings", "Pruning", "TokenMap", "attach"]
+__all__ = ["Encodings", "Held", "Pruning", "TokenMap", "attach"]

@@ -21,6 +21,7 @@ from prunevid.engine.compiled import eagerly, kept
 from prunevid.engine.decode import Decode
 from prunevid.engine.fits import check
 from prunevid.engine.prefill import Prefill, refuse_uncached
+from prunevid.engine.prefix import Held, Sharing
 from prunevid.engine.record import Encoded, Encodings, Summary, TokenMap
 from prunevid.engine.repeats import refuse_interleaved, refuse_mixed
 from prunevid.engine.timing import now
@@ -97,6 +98,7 @@ class Pruning:
         self._last: Summary | None = None
         self._own_features: dict[str, Any] = {}
         self._remembered: Encodings | None = None
+        self._held: Held | None = None
         self._frames_per_video: int | Sequence[int] | None = None
         self.frames_per_video = frames_per_video
         self._handles: list[Any] = []
@@ -128,7 +130,7 @@ class Pruning:
                     self.base.__dict__.pop(name, None)
                 else:
                     self.base.__dict__[name] = own
-            self._remembered = None
+            self._remembered = self._held = None
             del _ATTACHED[self.base]
 
     @property
@@ -169,6 +171,10 @@ class Pruning:
         last = self._last_prefill()
         return last.maps if last else []
 
+    def forget(self) -> None:
+        """Forgets the last prefill: its stats, and its maps, which hold the merged tokens."""
+        self._last, self._reports = None, threading.local()
+
     def figure(self, frames: Any = None, *, row: int = 0, **options: Any) -> Any:
         """A picture of what became of the cells of one row of the last prefill (`prunevid.view.sheet`).
 
@@ -191,20 +197,24 @@ class Pruning:
         return view.sheet(view.Subject.of(maps[row], frames).with_stats(self.stats[row]), **options)
 
     @contextmanager
-    def reuse(self, encodings: Encodings | None = None) -> Iterator[None]:
+    def reuse(self, encodings: Encodings | None = None, held: Held | None = None) -> Iterator[None]:
         """In its block, a video whose pixel tensor was seen before (the same object) is not encoded or merged again.
 
         The same is true of images that are pruned.
 
         Args:
             encodings: where to look and to remember, to be shared with other prunings of this model (with the same
-                `frames_per_video`); None: what was seen is forgotten after the block.
+                `frames_per_video`); None: those of `held`, or what was seen is forgotten after the block.
+            held: what goes from one prompt to the next about the same video besides: the state of everything up to
+                its last visual token, so that this runs through the first layers once.
         """
-        self._remembered = Encodings() if encodings is None else encodings
+        if encodings is None:
+            encodings = Encodings() if held is None else held.encodings
+        self._remembered, self._held = encodings, held
         try:
             yield
         finally:
-            self._remembered = None
+            self._remembered = self._held = None
 
     def _last_prefill(self) -> Summary | None:
         return getattr(self._reports, "last", None) or self._last
@@ -258,7 +268,8 @@ class Pruning:
                 start = now(device, measure)
                 with self._watching() as seen:
                     output = self._encode(encode, args, kwargs)
-                encoded = Encoded(layouts(self.base, arguments, output), now(device, measure) - start)
+                spent, depends = now(device, measure) - start, any(value is not None for value in asked)
+                encoded = Encoded(layouts(self.base, arguments, output), spent, asked=depends)
                 if seen is not None:
                     encoded.views = seen.views(encoded.layouts, arguments)
                 self._remember(pixels, kind, asked, output, encoded)
@@ -425,6 +436,8 @@ class Pruning:
                 )
         self._check_prompt(arguments)
         self._check_repeats(prefill, arguments)
+        if self._held is not None:
+            prefill.sharing = Sharing(prefill, self._held)
         self._local.prefill = prefill
 
     def _before_language_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -158,6 +158,14 @@ def check_cache(cache: Any, growing: bool = False) -> None:
         raise UnsupportedError("An offloaded cache can't be pruned; use a cache that stays on its device, or detach.")
 
 
+def takes_prefix(cache: Any) -> bool:
+    """Whether the first layers of an empty cache can be filled before a prompt runs."""
+    if not isinstance(cache, Cache) or getattr(cache, "offloading", False):
+        return False
+    kinds: set[Any] = {type(layer) for layer in cache.layers} or {getattr(cache, "layer_class_to_replicate", None)}
+    return kinds <= set(_KINDS)
+
+
 def is_pruned(layer: Any) -> bool:
     """Whether a cache layer holds fewer tokens than it reports."""
     return isinstance(layer, _Pruned)

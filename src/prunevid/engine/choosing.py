@@ -58,12 +58,15 @@ class Chooser:
         """Makes the choice of a last layer, which only the cache and the records feel."""
         if self.waiting and self.states:
             hidden = getattr(output, "last_hidden_state", None)
-            self._choose(hidden if isinstance(hidden, Tensor) else output[0])
+            self._choose(self._whole("hidden", hidden if isinstance(hidden, Tensor) else output[0]))
 
     # ---- hooks ---------------------------------------------------------------------------------------------------
 
     def _see_layer(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.states["cos"], self.states["sin"] = kwargs["position_embeddings"]
+        for name, table in zip(("cos", "sin"), kwargs["position_embeddings"]):
+            self.states[name] = self._whole(name, table)
+        if self._goes_on:
+            self.tables = self.states["cos"], self.states["sin"]
         if self.prefill.cache is None:
             self.prefill.cache = kwargs.get("past_key_values")
             caches.check_cache(self.prefill.cache)
@@ -71,7 +74,18 @@ class Chooser:
     def _see(self, name: str, output: Tensor) -> None:
         # A copy of the question's queries, so that the whole of them need not stay in memory.
         rows = max(row.after for row in self.prefill.rows)
-        self.states[name] = output[:, output.shape[1] - rows :].clone() if name == "queries" else output
+        asking = name == "queries"
+        self.states[name] = output[:, output.shape[1] - rows :].clone() if asking else self._whole(name, output)
+
+    @property
+    def _goes_on(self) -> bool:
+        """Whether the layers up to the first choice, which is not made yet, run what follows a held prefix alone."""
+        sharing = self.prefill.sharing
+        return sharing is not None and sharing.prefix is not None and self.step == 0
+
+    def _whole(self, name: str, behind: Tensor) -> Tensor:
+        """What the first choice sees, with what is held of the prompt's first tokens where these did not run again."""
+        return self.prefill.sharing.whole(name, behind) if self._goes_on and self.prefill.sharing else behind
 
     def _entering(self, index: int) -> Callable[..., Any]:
         """The hook of layer `index`: makes a choice that is due, and gives the layer the shortened sequence."""
@@ -79,7 +93,7 @@ class Chooser:
         def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             hidden = args[0] if args else kwargs["hidden_states"]
             if self.waiting and self.waiting[0] < index:
-                places, hidden = self._choose(hidden)
+                places, hidden = self._choose(self._whole("hidden", hidden))
                 if places is not None:
                     hidden = hidden.gather(1, places.to(hidden.device)[..., None].expand(-1, -1, hidden.shape[-1]))
                     self.late = self._late_arguments(hidden, places, kwargs)
@@ -121,6 +135,9 @@ class Chooser:
             hidden states with merged tokens in place.
         """
         prefill, layer = self.prefill, self.waiting.pop(0)
+        grows = self._goes_on  # the layers that follow run more tokens than those before
+        if prefill.sharing is not None and self.step == 0:
+            prefill.sharing.leave(hidden, self.states)
         kept, rows, changed = [], [], False
         for index, (row, record) in enumerate(zip(prefill.rows, prefill.records)):
             start = prefill.length - row.tokens
@@ -132,7 +149,7 @@ class Chooser:
         hidden = torch.stack(rows) if changed else hidden
         self.step += 1
         self.states.clear()
-        if all(len(places) == row.tokens for places, row in zip(kept, prefill.rows)):
+        if all(len(places) == row.tokens for places, row in zip(kept, prefill.rows)) and not grows:
             return None, hidden
         return self._shorten(kept, layer), hidden
 
@@ -166,19 +183,20 @@ class Chooser:
         scene, video = self.owners[index]
         attention = self._attention(row, index, layer)
         cells = [item.tokens for item in record.maps]
-        choice = self.prefill.method.choose(
-            Choosing(
-                attention=attention,
-                step=self.step,
-                group=row.group.to(attention.keys.device),
-                scene=scene.to(attention.keys.device),
-                video=video.to(attention.keys.device),
-                cells=cells,
-                quota=self._quota(record),
-                hidden=hidden[row.visual.to(hidden.device)],
-                text=hidden[len(hidden) - row.after :],
-            )
+        choosing = Choosing(
+            attention=attention,
+            step=self.step,
+            group=row.group.to(attention.keys.device),
+            scene=scene.to(attention.keys.device),
+            video=video.to(attention.keys.device),
+            cells=cells,
+            quota=self._quota(record),
+            hidden=hidden[row.visual.to(hidden.device)],
+            text=hidden[len(hidden) - row.after :],
         )
+        sharing = self.prefill.sharing
+        ahead = sharing is not None and sharing.held.ahead
+        choice = Choice(row.visual[:0]) if ahead else self.prefill.method.choose(choosing)
         kept = choice.kept.to(row.visual.device)
         target = choice.target
         merged = None if target is None else _join(hidden, row.visual.to(hidden.device), target.to(hidden.device))

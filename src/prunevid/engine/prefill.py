@@ -18,6 +18,7 @@ from prunevid.engine import cache as caches
 from prunevid.engine.choosing import Chooser, bands
 from prunevid.engine.hooks import OwnHooks
 from prunevid.engine.masks import left_padding, padding_mask
+from prunevid.engine.prefix import Sharing
 from prunevid.engine.record import Encoded, RowRecord, Summary, TokenMap, report
 from prunevid.engine.rows import Row, RowVideo, merge_row, plan_rows
 from prunevid.engine.shrinking import Shrinker
@@ -34,6 +35,7 @@ class Prefill:
 
     def __init__(self, method: Method, adapter: Adapter, language_model: Any, input_ids: Tensor, config: Any):
         self.method, self.adapter, self.language_model = method, adapter, language_model
+        self.ids = input_ids
         self.video_mask = input_ids == adapter.video_token_id(config)
         image = adapter.image_token_id(config)
         self.image_mask = input_ids == image if image is not None else torch.zeros_like(self.video_mask)
@@ -51,6 +53,7 @@ class Prefill:
         self.shift: Tensor | None = None
         self.chooser: Chooser | None = None
         self.shrinker: Shrinker | None = None
+        self.sharing: Sharing | None = None  # with the next question about the same video
 
     # ---- stage 1 -------------------------------------------------------------------------------------------------
 
@@ -77,6 +80,8 @@ class Prefill:
                 kwargs = self._shorten(kwargs)
             elif not bool(on_host[2].all()):
                 self.visible = valid
+            if self.sharing is not None:
+                kwargs = self.sharing.begin(kwargs)
         if self.acts and self.method.selection_layers:
             self.chooser = Chooser(self)
             self.chooser.arm()
@@ -150,6 +155,19 @@ class Prefill:
         target = torch.stack([row.target + (row.target >= 0) * (self.length - row.tokens) for row in self.rows])
         return {**kwargs, **shorter, **self.adapter.shorten(kwargs, Shortening(source, target))}
 
+    @property
+    def border(self) -> int:
+        """Tokens of the unpruned prompt (without padding) up to its last visual one."""
+        return self.original_length - self.rows[0].after
+
+    def positions(self, kwargs: dict[str, Any]) -> Tensor:
+        """(B or 1, n) or (axes, B or 1, n) positions among the language model's arguments, or as it would count."""
+        given = kwargs.get("position_ids")
+        if given is not None:
+            return given
+        counted = torch.arange(self.length, device=kwargs["inputs_embeds"].device)[None]
+        return counted[None].expand(3, -1, -1) if self.adapter.positions == "mrope" else counted
+
     def _positions(self, positions: Tensor | None, source: Tensor) -> Tensor:
         """Positions of the merged rows for the language model; see `_keep_positions` for the kept ones of one axis."""
         rows = source.shape[0]
@@ -178,9 +196,10 @@ class Prefill:
         """
 
         def rotate(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            last = kept[:, kept.shape[1] - args[0].shape[1] :]  # all but those of a prefix that is held
             if len(args) > 1:
-                return (args[0], kept, *args[2:]), kwargs
-            return args, {**kwargs, "position_ids": kept}
+                return (args[0], last, *args[2:]), kwargs
+            return args, {**kwargs, "position_ids": last}
 
         self.hooks.add(self.language_model.rotary_emb.register_forward_pre_hook, rotate, with_kwargs=True)
 
@@ -198,6 +217,8 @@ class Prefill:
             self.cache = getattr(output, "past_key_values", None)
         if self.chooser is not None:
             self.chooser.finish(output)
+        elif self.sharing is not None:
+            self.sharing.leave()
         if self.shrinker is not None:
             self.shrinker.finish()
         revised = self.method.revision_layer if self.acts else None

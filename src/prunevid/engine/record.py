@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +28,8 @@ class Encoded:
     milliseconds: float
     merged: dict[tuple[Any, int], MergedVideo | None] = field(default_factory=dict)  # by method and video
     views: list[TowerView] | None = None  # of each video, where the method asks for them
+    asked: bool = False  # whether it depends on the question
+    identity: object = field(default_factory=object)  # the same for all copies of one encoding
 
 
 class Encodings:
@@ -42,24 +45,61 @@ class Encodings:
         self._keep_merged = keep_merged
         self._known: list[tuple[Any, Any, Any, Encoded]] = []
 
+    def __len__(self) -> int:
+        return len(self._alive())
+
     def recall(self, pixels: Tensor | None, key: Any) -> tuple[Any, Encoded | None]:
         """What was remembered of these pixels under a key: the output and its description, or (None, None)."""
         for known, name, output, encoded in self._known:
             if pixels is not None and known() is pixels and name == key:
                 merged = encoded.merged if self._keep_merged else {}
                 # A copy: `generate` repeats the features in place for beams.
-                return copy.copy(output), Encoded(encoded.layouts, 0.0, merged, encoded.views)
+                return copy.copy(output), dataclasses.replace(encoded, milliseconds=0.0, merged=merged)
         return None, None
 
     def remember(self, pixels: Tensor | None, key: Any, output: Any, encoded: Encoded) -> None:
         """Writes an encoder's output down; without pixels it can't be found again, and nothing is written."""
         if pixels is not None:
-            alive = [entry for entry in self._known if entry[0]() is not None]
-            self._known = [*alive, (weakref.ref(pixels), key, copy.copy(output), encoded)]
+            self._known = [*self._alive(), (weakref.ref(pixels), key, copy.copy(output), encoded)]
+
+    def pixels_of(self, encoded: Encoded) -> Tensor | None:
+        """The pixels under which this encoding, or one that it is a copy of, is remembered; None where it is not."""
+        return next((pixels() for pixels, _, _, known in self._alive() if known.identity is encoded.identity), None)
+
+    def contents(self) -> Iterator[Any]:
+        """Everything remembered, for counting its tensors."""
+        for _, _, output, encoded in self._alive():
+            yield output
+            yield list(encoded.merged.values())
+            yield encoded.views
+
+    def forget_oldest(self) -> None:
+        """Forgets what was remembered first."""
+        self._known = self._alive()[1:]
+
+    def _alive(self) -> list[tuple[Any, Any, Any, Encoded]]:
+        """What can still be recalled; the rest is forgotten."""
+        self._known = [entry for entry in self._known if entry[0]() is not None]
+        return self._known
 
     def forget(self) -> None:
         """Forgets everything."""
         self._known.clear()
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """All tensors in nested lists, tuples, mappings, dataclasses and model outputs."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from tensors_in(part)
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from tensors_in(part)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for item in dataclasses.fields(value):
+            yield from tensors_in(getattr(value, item.name))
 
 
 @dataclass

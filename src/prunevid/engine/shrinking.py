@@ -107,8 +107,9 @@ class Shrinker:
 
     def _row(self, index: int, number: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values (H_kv, n, d) that one row holds after it."""
-        row, record = self.prefill.rows[number], self.prefill.records[number]
-        start = self.prefill.length - row.tokens
+        prefill = self.prefill
+        row, record = prefill.rows[number], prefill.records[number]
+        start = prefill.length - row.tokens
         own = keys[number, :, start:], values[number, :, start:]
         if not record.maps:
             return own
@@ -118,39 +119,54 @@ class Shrinker:
         video = torch.full((row.tokens,), -1, dtype=torch.long, device=keys.device)
         of_token = torch.arange(len(sizes)).repeat_interleave(sizes).to(keys.device)
         video[row.visual.to(keys.device)] = of_token[row.order.to(keys.device)]
-        scores = self._scores(index, number, start, own[0])
-        return self.prefill.method.shrink(LayerCache(*own, scores, visual, video, self.quotas[number], index))
+        scores, first = self._scores(index, number, start, own[0])
+        if first is not None and number == 0 and prefill.sharing is not None:
+            prefill.sharing.collect(*own, first)
+        return prefill.method.shrink(LayerCache(*own, scores, visual, video, self.quotas[number], index))
 
-    def _scores(self, index: int, number: int, start: int, keys: Tensor) -> Tensor:
-        """(H_kv, S) float32: the causal attention that each token of a row got, see `LayerCache.scores`."""
+    def _scores(self, index: int, number: int, start: int, keys: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(H_kv, S) float32: the causal attention that each token of a row got, see `LayerCache.scores`.
+
+        And (H_kv, n), the part of it that came from the prefix's own tokens, where a prefix is shared.
+        """
         if self.queries is None or self.tables is None:
             raise RuntimeError("A layer ended without having shown its queries.")
         attention = self.layers[index].self_attn
         size, rows = attention.head_dim, len(self.lengths)
-        queries = self.queries[number, start:].reshape(keys.shape[1], -1, size).transpose(0, 1)
+        own = self.queries[number, start:]  # behind a held prefix, of what follows it
+        queries = own.reshape(len(own), -1, size).transpose(0, 1)
         cos, sin = (table.expand(rows, -1, -1)[number, start:].to(keys.device) for table in self.tables)
         queries = self.prefill.adapter.rotate(attention, queries, cos, sin)
-        return summed_attention(queries, keys, getattr(attention, "scaling", size**-0.5))
+        scale, sharing = getattr(attention, "scaling", size**-0.5), self.prefill.sharing
+        if sharing is None or not sharing.acts:
+            return summed_attention(queries, keys, scale), None
+        n = sharing.tokens
+        first = sharing.scores(index, keys.device)
+        if first is None:
+            first = summed_attention(queries[:, :n], keys[:, :n], scale)
+        total = summed_attention(queries[:, n - keys.shape[1] :], keys, scale)
+        total[:, :n] += first
+        return total, first
 
 
 def summed_attention(queries: Tensor, keys: Tensor, scale: float) -> Tensor:
-    """(H_kv, S) float32: causal attention summed over all rows, the mean over the query heads of a key head.
+    """(H_kv, S) float32: causal attention summed over rows, the mean over the query heads of a key head.
 
     Args:
-        queries: (H, S, d) with rotary embedding; H is a multiple of H_kv.
+        queries: (H, q, d) of the last q tokens, with rotary embedding; H is a multiple of H_kv.
         keys: (H_kv, S, d) with rotary embedding.
         scale: of the inner products.
     """
-    heads, length, _ = queries.shape
-    kept = keys.shape[0]
+    heads, rows, _ = queries.shape
+    kept, length, _ = keys.shape
     grouped = queries.float().unflatten(0, (kept, -1)) * scale
     columns = keys.float().mT
     total = columns.new_zeros(kept, length)
     places = torch.arange(length, device=keys.device)
     step = max(1, _MAP_ELEMENTS // (heads * length))
-    for start in range(0, length, step):
+    for start in range(0, rows, step):
         part = grouped[:, :, start : start + step]
         logits = torch.matmul(part, columns[:, None])
-        hidden = places[None, :] > places[start : start + step, None]
+        hidden = places[None, :] > places[length - rows :][start : start + step, None]
         total += logits.masked_fill_(hidden, -torch.inf).softmax(-1).sum(2).mean(1)
     return total

@@ -117,7 +117,7 @@ class Runner:
         return Loaded(clip, error, 1000.0 * (time.perf_counter() - started))
 
     def _asked(self, items: Sequence[Item], clip: Clip, spent: float) -> Iterator[Record]:
-        with self.qa.open(clip) as video:
+        with self.qa.open(clip, prefill=False) as video:  # prompts are the protocol's own
             for item in items:
                 yield self._ask(video, item, spent)
                 spent = 0.0

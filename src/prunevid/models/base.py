@@ -224,6 +224,17 @@ class Adapter(ABC):
         """
         return {}
 
+    def without_visual(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """What else the language model is given for the tokens behind the last visual one alone.
+
+        Args:
+            arguments: the language model's keyword arguments for the whole rows.
+
+        Returns:
+            The arguments to replace.
+        """
+        return {}
+
 
 def stacked_frames(arguments: dict[str, Any]) -> tuple[int, int]:
     """(videos, frames of each) of a feature function that takes one (videos, frames, channels, height, width) tensor.

@@ -53,6 +53,11 @@ class Qwen3VL(QwenVL):
         merged = [_mean(features[(target >= 0).to(features.device)], slots) for features in stack]
         return {"visual_pos_masks": shorter.view(len(places), -1), "deepstack_visual_embeds": merged}
 
+    def without_visual(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """See `Adapter.without_visual`: nothing is added to text."""
+        names = ("visual_pos_masks", "deepstack_visual_embeds")
+        return {name: None for name in names if name in arguments}
+
 
 def _mean(features: Tensor, slots: Tensor) -> Tensor:
     """Means of the (n, C) features with equal slots 0, 1, 2, ...; a feature that is alone stays bit for bit."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prunevid.serve.refusals import unusable
+from prunevid.turns import written
 
 MOST_MESSAGES = 256
 
@@ -52,48 +53,15 @@ def check(messages: Sequence[Message], tokenizer: Any, most: int) -> None:
 
 
 def prompt(messages: Sequence[Message], processor: Any) -> str | None:
-    """The whole prompt, or None for a single question, which `VideoQA` writes itself.
-
-    Templates differ in whether they take lists or plain text for system and assistant messages, and some drop
-    messages that they have no place for. So both forms are tried, and what comes out is searched for every text.
+    """The whole prompt, or None for a single question, which `VideoQA` writes itself (`prunevid.turns.written`).
 
     Raises:
         Refusal: 422: the model's chat format has no place for a system message, or for earlier turns.
     """
     if len(messages) == 1:
         return None
-    for plain in (False, True):
-        rendered = _render(messages, processor, plain)
-        if rendered is not None and _holds(rendered, [message.text.strip() for message in messages]):
-            return rendered
-    what = "earlier turns" if len(messages) > 2 else "a system message"
-    raise unusable(f"The chat format of this model has no place for {what}; ask one question alone.", "unsupported")
-
-
-def _render(messages: Sequence[Message], processor: Any, plain: bool) -> str | None:
-    """The conversation by the model's template; None where the template refuses it."""
-    written: list[dict[str, Any]] = []
-    clip: list[dict[str, Any]] = [{"type": "video"}]
-    for message in messages:
-        text = message.text.strip()
-        if message.role == "user":
-            content: Any = [*clip, {"type": "text", "text": text}]
-            clip = []
-        else:
-            content = text if plain else [{"type": "text", "text": text}]
-        written.append({"role": message.role, "content": content})
-    try:
-        return str(processor.apply_chat_template(written, tokenize=False, add_generation_prompt=True))
-    except Exception:  # a template raises whatever it likes
-        return None
-
-
-def _holds(rendered: str, texts: Sequence[str]) -> bool:
-    """Whether all texts stand in the prompt, in their order."""
-    place = 0
-    for text in texts:
-        found = rendered.find(text, place)
-        if found < 0:
-            return False
-        place = found + len(text)
-    return True
+    rendered = written(processor, [(message.role, message.text) for message in messages])
+    if rendered is None:
+        what = "earlier turns" if len(messages) > 2 else "a system message"
+        raise unusable(f"The chat format of this model has no place for {what}; ask one question alone.", "unsupported")
+    return rendered

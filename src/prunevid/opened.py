@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A clip that is held open: what of it does not depend on the question is computed once, within a bound of bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from prunevid.answers import Answer
+from prunevid.engine import Held
+from prunevid.errors import InputError
+from prunevid.generation import generate, greedy_by_default
+from prunevid.models import adapter_for
+from prunevid.prompting import VideoPrompt
+from prunevid.video import Clip
+
+if TYPE_CHECKING:
+    from prunevid.qa import VideoQA
+
+MAX_OPEN_BYTES = 4 * 2**30
+"""Bytes that an open clip holds, at most, where nothing else is said."""
+_SOME_QUESTION = "What"  # any: what stands before it in the prompt is all that is held of its answer
+
+
+class OpenVideo:
+    """A clip that is held open; made by `VideoQA.open`.
+
+    Held are the model's inputs, what the vision tower made of them, the merged tokens, and the state of the prompt up
+    to its last visual token: keys and values of the layers up to the first choice, and what comes out of the last of
+    them (all layers, where the method chooses nothing inside the model). A question then runs its own tokens through
+    these layers, is scored against all merged tokens, and runs what is kept through the rest. Answers are those of
+    `VideoQA.ask`.
+
+    Attributes:
+        clip: the frames. They are not counted in `bytes`.
+    """
+
+    def __init__(self, qa: VideoQA, clip: Clip, spent: float, most: int | None) -> None:
+        self.clip = clip
+        self._qa = qa
+        self._spent = {"decode_video": spent}  # milliseconds that the next answer's stats tell
+        self._most = most
+        self._prompt = VideoPrompt(qa._prompter, clip)
+        self._held = Held(most, self._prompt.inputs)
+        self._closed = False
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of everything that is held now."""
+        return sum(self.memory.values())
+
+    @property
+    def memory(self) -> dict[str, int]:
+        """Bytes by what they are: "inputs" (pixels and token ids), "encoded" (from the vision tower, and merged) and
+        "prefix" (the state of the prompt up to its last visual token)."""
+        return self._held.sizes()
+
+    def ask(
+        self,
+        question: str,
+        *,
+        history: Sequence[tuple[str, str]] = (),
+        prompt: str | None = None,
+        max_new_tokens: int | None = None,
+        streamer: Any = None,
+        **generate_kwargs: Any,
+    ) -> Answer:
+        """Answers a question about the clip; see `VideoQA.ask`, also for `history` and `prompt`.
+
+        Visual tokens are chosen anew from all merged ones for every question, in a conversation too.
+
+        In the stats, decode_video, vision, merge and prefill are what this question cost; those of opening the clip are
+        added to the first one's. `open` holds prefix_tokens (tokens of the unpruned prompt that were not run again in
+        the first layers), bytes (held now) and why (no prefix was used or left for the next question, and the reason;
+        otherwise None).
+
+        Raises:
+            InputError: the clip was closed; see also `VideoQA.ask`.
+        """
+        qa, held = self._qa, self._held
+        prompt = qa._prompter.conversation(question, history, prompt)
+        self._refuse_closed()
+        options = qa._options(max_new_tokens, streamer, generate_kwargs)
+        with qa._lock, qa._attached([self.clip]) as pruning, pruning.reuse(held=held):
+            self._refuse_closed()
+            try:
+                run = generate(qa.model, qa.processor, self._inputs(question, prompt), options, pruning)
+            finally:
+                held.trim()
+            answer = qa._answers(run, [self.clip], [question], [0.0])[0]
+            if answer.stats:
+                answer.stats["open"] = {"prefix_tokens": held.reused, "bytes": self.bytes, "why": held.reason}
+                times = answer.stats.get("milliseconds", {})
+                times.update({name: times.get(name, 0.0) + spent for name, spent in self._spent.items()})
+            self._spent = {}
+        return answer
+
+    def prefill(self) -> None:
+        """Encodes and merges the clip, and runs the prompt up to its last visual token through the first layers.
+
+        Does nothing where the video's tokens depend on the question. `VideoQA.open` calls it.
+        """
+        qa, held = self._qa, self._held
+        self._refuse_closed()
+        inputs = self._inputs(_SOME_QUESTION, None)
+        if any(inputs.get(name) is not None for name in adapter_for(qa.model).conditions):
+            return
+        options = {**greedy_by_default(qa.model, qa.processor, {}), "max_new_tokens": 1}
+        with qa._lock, qa._attached([self.clip]) as pruning, pruning.reuse(held=held):
+            held.ahead = True
+            try:
+                run = generate(qa.model, qa.processor, inputs, options, pruning)
+            finally:
+                held.ahead = False
+                held.trim()
+        times = run.stats[0].get("milliseconds", {})
+        for name in ("vision", "merge", "prefill"):
+            self._spent[name] = self._spent.get(name, 0.0) + times.get(name, 0.0)
+
+    def _inputs(self, question: str, prompt: str | None) -> dict[str, Any]:
+        """The model's inputs, which must fit before anything is held beside them."""
+        inputs = self._prompt.encode(question, prompt)
+        needed = self._held.sizes()["inputs"]
+        if self._most is not None and needed > self._most:
+            raise InputError(
+                f"The frames alone take {needed} bytes as the model's inputs, above max_open_bytes {self._most}; look "
+                "at fewer frames, or allow more."
+            )
+        return inputs
+
+    def _close(self) -> None:
+        """Forgets everything that is held."""
+        self._closed = True
+        self._held.release()
+        self._prompt.forget()
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise InputError("The clip was closed; ask inside `with qa.open(clip) as video:`.")
