@@ -169,6 +169,16 @@ class Pruning:
         last = self._last_prefill()
         return last.maps if last else []
 
+    @property
+    def times(self) -> dict[str, float]:
+        """Milliseconds of the steps of the last prefill; empty before the first, or where nothing is measured.
+
+        vision, merge (stage 1), choose (stages 2 and 3: scores, choice, cache and shorter sequence; a part of prefill),
+        prefill (the language model without merge). A step that did not happen is missing.
+        """
+        last = self._last_prefill()
+        return dict(last.times) if last else {}
+
     def figure(self, frames: Any = None, *, row: int = 0, **options: Any) -> Any:
         """A picture of what became of the cells of one row of the last prefill (`prunevid.view.sheet`).
 

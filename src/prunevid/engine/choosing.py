@@ -18,6 +18,7 @@ from prunevid.engine.hooks import OwnHooks
 from prunevid.engine.masks import left_padding, prefill_mask
 from prunevid.engine.record import RowRecord
 from prunevid.engine.rows import Row
+from prunevid.engine.timing import stopwatch
 from prunevid.methods.base import Attention, Choice, Choosing
 
 if TYPE_CHECKING:
@@ -79,10 +80,11 @@ class Chooser:
         def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             hidden = args[0] if args else kwargs["hidden_states"]
             if self.waiting and self.waiting[0] < index:
-                places, hidden = self._choose(hidden)
-                if places is not None:
-                    hidden = hidden.gather(1, places.to(hidden.device)[..., None].expand(-1, -1, hidden.shape[-1]))
-                    self.late = self._late_arguments(hidden, places, kwargs)
+                with stopwatch(self.prefill.times, "choose", hidden.device, self.prefill.method.collect_stats):
+                    places, hidden = self._choose(hidden)
+                    if places is not None:
+                        hidden = hidden.gather(1, places.to(hidden.device)[..., None].expand(-1, -1, hidden.shape[-1]))
+                        self.late = self._late_arguments(hidden, places, kwargs)
             kwargs = {**kwargs, **(self.late or {})}
             if args:
                 return (hidden, *args[1:]), kwargs

@@ -229,7 +229,7 @@ class Prefill:
 
     def summary(self) -> Summary:
         """What stays of this prefill for the user; nothing in it holds the cache."""
-        return Summary(self._reports(), [record.maps for record in self.records])
+        return Summary(self._reports(), [record.maps for record in self.records], dict(self.times))
 
     def _reports(self) -> list[dict[str, Any]]:
         """The stats dictionaries, one per row."""

@@ -180,10 +180,11 @@ class RowRecord:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a handle remembers of its last prefill: stats and token maps, an entry a row."""
+    """What a handle remembers of its last prefill: stats and token maps, an entry a row; milliseconds of its steps."""
 
     stats: list[dict[str, Any]]
     maps: list[list[TokenMap]]
+    times: dict[str, float] = field(default_factory=dict)
 
 
 def tokens_by_layer(record: RowRecord, layers: Sequence[int], depth: int) -> list[int]:
