@@ -49,7 +49,7 @@ def names() -> list[str]:
 
 
 def scaled(config: Any, *, layers: int | None = None, width: int | None = None, scale: float | None = None) -> Any:
-    """A config of other size: same family, heads of the same size where the width allows it, same proportions.
+    """A config of other size: same family, heads of the same size, same proportions.
 
     Width, inner width, vocabulary and number of heads of the decoder shrink together, those of the vision tower by the
     same factor; patches, frames and the number of visual tokens stay.
@@ -61,18 +61,19 @@ def scaled(config: Any, *, layers: int | None = None, width: int | None = None, 
         scale: factor for both, in (0, 1], where they are not given.
 
     Raises:
-        ConfigError: a number out of range, or a width that is no multiple of 64.
+        ConfigError: a number out of range, or a width that is no multiple of a head.
     """
     if scale is not None and not 0 < scale <= 1:
         raise ConfigError(f"scale is {scale}, but must be above 0 and at most 1.")
     config = copy.deepcopy(config)
     text, factor = config.text_config, scale or 1.0
     depth = layers if layers is not None else max(1, round(text.num_hidden_layers * factor))
-    wide = width if width is not None else _multiple(text.hidden_size * factor, 64)
+    size = _head_size(text)
+    wide = width if width is not None else _multiple(text.hidden_size * factor, size)
     if depth < 1:
         raise ConfigError(f"layers is {depth}, but must be at least 1.")
-    if wide < 64 or wide % 64:
-        raise ConfigError(f"width is {wide}, but must be a multiple of 64.")
+    if wide < size or wide % size:
+        raise ConfigError(f"width is {wide}, but must be a multiple of {size}, the size of an attention head.")
     deeper, wider = depth / text.num_hidden_layers, wide / text.hidden_size
     if (deeper, wider) != (1.0, 1.0):
         _scale_text(text, depth, wide)
@@ -80,15 +81,19 @@ def scaled(config: Any, *, layers: int | None = None, width: int | None = None, 
     return config
 
 
+def _head_size(text: Any) -> int:
+    return int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
+
+
 def _scale_text(text: Any, depth: int, wide: int) -> None:
     """Changes a decoder's config in place."""
     factor = wide / text.hidden_size
-    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    size = min(size, wide)
+    size = _head_size(text)
     groups = text.num_attention_heads // text.num_key_value_heads
-    heads = max(1, wide // size)
+    heads = wide // size
     text.num_key_value_heads = max(1, heads // groups)
-    heads -= heads % text.num_key_value_heads
+    while heads % text.num_key_value_heads:  # every key head serves as many query heads
+        text.num_key_value_heads -= 1
     text.num_attention_heads, text.head_dim = heads, size
     text.intermediate_size = _multiple(text.intermediate_size * factor, _STEP)
     text.hidden_size, text.num_hidden_layers = wide, depth

@@ -103,6 +103,9 @@ class Prefill:
                 raise
             return False
         for index, plan in enumerate(plans):
+            if not self.acts:  # only reported on
+                self.records.append(RowRecord(plan, [TokenMap(video.layout, None) for video in plan.videos]))
+                continue
             row, maps = merge_row(plan, embeds[index], self._merge, self._raster)
             self.rows.append(row)
             self.records.append(RowRecord(plan, [TokenMap(v.layout, m) for v, m in zip(plan.videos, maps)]))
@@ -124,7 +127,9 @@ class Prefill:
         if key not in known:
             split = self.method.split(layout.cells, layout.frames, len(self.language_model.layers))
             tower = encoded.views[video.index] if encoded.views is not None else None
-            merged = self.method.merge(Video(features, layout.height, layout.width, split.merged, tower))
+            merged = None
+            if split.merged is None or split.merged < layout.cells:  # a budget for all of them leaves nothing to do
+                merged = self.method.merge(Video(features, layout.height, layout.width, split.merged, tower))
             whole = merged is None or merged.features.shape[0] == video.layout.cells
             known[key] = None if whole else merged
         return known[key]
@@ -142,6 +147,7 @@ class Prefill:
             start = self.length - row.tokens
             source[index, start:] = row.source
             merged[index, start:] = embeds[index, row.source] if row.embeds is None else row.embeds
+            row.embeds = None  # so that it is not in memory twice while the layers run
         shorter = {
             "inputs_embeds": merged,
             "attention_mask": self.visible,
@@ -236,8 +242,8 @@ class Prefill:
         layers, compressed = self.method.selection_layers, self.method.compresses_cache
         size = caches.token_bytes(self.cache)
         reports = []
-        for row, record in zip(self.rows, self.records):
-            acted = layers if record.maps and row.after else ()
+        for record in self.records:
+            acted = layers if record.maps and record.plan.after else ()
             reports.append(report(record, self.language_model.config, acted, compressed, size, dict(self.times)))
         if self.method.verbose:
             for number, item in enumerate(reports):

@@ -139,7 +139,7 @@ class Row:
     order: (v,) int64, which merged token (numbered through the row's videos) stands at each of these places.
     group: (v,) int64, their groups, different for different videos.
     after: question rows at the row's end.
-    embeds: (n, C), or None where nothing changed.
+    embeds: (n, C), or None where nothing changed, or once they stand in the batch.
     target: (L,) int64, the place in this row that each token of the unpruned row went to or was merged into, -1 for
         padding.
     """
