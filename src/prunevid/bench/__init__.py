@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from prunevid.bench.results import Batch, Goal, Growth, ScalingResult, Side, SpeedResult, Spread, document
 from prunevid.bench.scaling import measure_scaling
-from prunevid.bench.speed import Settings, measure_speed
+from prunevid.bench.settings import Settings
+from prunevid.bench.speed import measure_speed
 from prunevid.bench.subjects import Loaded, Made, Subject
 
 __all__ = [

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from prunevid.engine.timing import now
+from prunevid.engine.timing import counted_by, now
 
 Result = TypeVar("Result")
 
@@ -35,14 +35,20 @@ class Clock:
 
     def read(self) -> float:
         """Milliseconds, of which only differences mean something."""
-        waited = now(self.device)
-        return time.process_time() * 1000.0 if self.cpu_time else waited
+        return now(self.device)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """In its block every time is of this clock, those that the engine takes itself among them."""
+        with counted_by(time.process_time if self.cpu_time else time.perf_counter):
+            yield
 
     def time(self, work: Callable[[], Result]) -> tuple[float, Result]:
         """Milliseconds of one call, and what it returned."""
-        start = self.read()
-        result = work()
-        return self.read() - start, result
+        with self.running():
+            start = self.read()
+            result = work()
+            return self.read() - start, result
 
 
 def peak_bytes(device: torch.device, work: Callable[[], Any]) -> int:

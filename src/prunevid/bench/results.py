@@ -9,6 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+UNPRUNED = "unpruned"
+ATTACHED = "nothing to prune"
+"""The side that shows what the engine costs where a method has nothing to do."""
+ALL_KEPT = "all kept"
+"""The side of a method that scores every token and keeps them all."""
+
 
 @dataclass(frozen=True)
 class Spread:

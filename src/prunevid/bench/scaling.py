@@ -11,8 +11,10 @@ from torch import Tensor
 
 from prunevid.bench import clips as made
 from prunevid.bench.clock import Clock, peak_bytes
+from prunevid.bench.contest import Tell
 from prunevid.bench.results import Growth, ScalingResult, Spread, machine_facts
-from prunevid.bench.speed import Settings, Tell, measure_speed, subject_facts
+from prunevid.bench.settings import Settings
+from prunevid.bench.speed import measure_speed, subject_facts
 from prunevid.bench.subjects import Subject
 from prunevid.core import merge_video
 

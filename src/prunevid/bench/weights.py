@@ -58,6 +58,7 @@ def empty_model(config: Any, device: torch.device, dtype: torch.dtype, attention
     models.register_ports()
     with torch.device(device), _NoDraws(), _quick():
         model = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation=attention)
+    model.tie_weights()
     model.generation_config.eos_token_id = None
     model.generation_config.pad_token_id = 0
     return model.eval().requires_grad_(False)

@@ -492,7 +492,7 @@ class Pruning:
         try:
             if output is not None:
                 prefill.finish(output)
-                spent = now(prefill.video_mask.device, self.method.collect_stats) - prefill.started
+                spent = now(prefill.device, self.method.collect_stats) - prefill.started
                 prefill.times["prefill"] = spent - prefill.times.get("merge", 0.0)
                 self._last = self._reports.last = prefill.summary()
         finally:

@@ -188,7 +188,8 @@ class Chooser:
         dropped = torch.zeros(row.tokens, dtype=torch.bool, device=row.source.device)
         dropped[row.visual] = True
         dropped[row.visual[kept]] = False
-        places = everything[~dropped]
+        left = row.tokens - len(row.visual) + len(kept)  # known, so that nobody waits for the device
+        places = dropped.sort(stable=True).indices[:left]
         row.visual = torch.searchsorted(places, row.visual[kept])
         row.order, row.group = row.order[kept], row.group[kept]
         self.owners[index] = scene[kept], video[kept]

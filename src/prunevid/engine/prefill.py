@@ -18,7 +18,7 @@ from prunevid.engine import cache as caches
 from prunevid.engine.choosing import Chooser, bands
 from prunevid.engine.hooks import OwnHooks
 from prunevid.engine.masks import left_padding, padding_mask
-from prunevid.engine.record import Encoded, RowRecord, Summary, TokenMap, report
+from prunevid.engine.record import Encoded, RowRecord, Summary, report
 from prunevid.engine.rows import Row, RowVideo, merge_row, plan_rows
 from prunevid.engine.shrinking import Shrinker
 from prunevid.engine.timing import stopwatch
@@ -34,6 +34,7 @@ class Prefill:
 
     def __init__(self, method: Method, adapter: Adapter, language_model: Any, input_ids: Tensor, config: Any):
         self.method, self.adapter, self.language_model = method, adapter, language_model
+        self.device = input_ids.device
         self.video_mask = input_ids == adapter.video_token_id(config)
         image = adapter.image_token_id(config)
         self.image_mask = input_ids == image if image is not None else torch.zeros_like(self.video_mask)
@@ -70,6 +71,7 @@ class Prefill:
         with stopwatch(self.times, "merge", embeds.device, self.method.collect_stats):
             valid = padding_mask(kwargs.get("attention_mask"), embeds.shape[0], embeds.shape[1], embeds.device)
             on_host = torch.stack([self.video_mask, self.image_mask, valid.to(self.video_mask.device)]).cpu()
+            self.video_mask = self.image_mask = on_host.new_empty(0)  # not needed on the device while the layers run
             if not self._plan({"video": on_host[0], "image": on_host[1]}, on_host[2], embeds):
                 return kwargs
             ragged = self.acts and not _left_padded(on_host[2])
@@ -104,11 +106,11 @@ class Prefill:
             return False
         for index, plan in enumerate(plans):
             if not self.acts:  # only reported on
-                self.records.append(RowRecord(plan, [TokenMap(video.layout, None) for video in plan.videos]))
+                self.records.append(RowRecord.of(plan, [None] * len(plan.videos)))
                 continue
             row, maps = merge_row(plan, embeds[index], self._merge, self._raster)
             self.rows.append(row)
-            self.records.append(RowRecord(plan, [TokenMap(v.layout, m) for v, m in zip(plan.videos, maps)]))
+            self.records.append(RowRecord.of(plan, maps))
         return True
 
     def _raster(self, layout: VideoLayout) -> bool:
@@ -147,13 +149,14 @@ class Prefill:
             start = self.length - row.tokens
             source[index, start:] = row.source
             merged[index, start:] = embeds[index, row.source] if row.embeds is None else row.embeds
-            row.embeds = None  # so that it is not in memory twice while the layers run
         shorter = {
             "inputs_embeds": merged,
             "attention_mask": self.visible,
             "position_ids": self._positions(kwargs.get("position_ids"), source),
         }
         target = torch.stack([row.target + (row.target >= 0) * (self.length - row.tokens) for row in self.rows])
+        for row in self.rows:  # so that nothing is in memory twice while the layers run
+            row.embeds, row.target = None, row.target.new_empty(0)
         return {**kwargs, **shorter, **self.adapter.shorten(kwargs, Shortening(source, target))}
 
     def _positions(self, positions: Tensor | None, source: Tensor) -> Tensor:
@@ -243,7 +246,7 @@ class Prefill:
         size = caches.token_bytes(self.cache)
         reports = []
         for record in self.records:
-            acted = layers if record.maps and record.plan.after else ()
+            acted = layers if record.maps and record.after else ()
             reports.append(report(record, self.language_model.config, acted, compressed, size, dict(self.times)))
         if self.method.verbose:
             for number, item in enumerate(reports):
