@@ -110,7 +110,7 @@ def test_all_sides_run_once_a_round_in_changing_orders() -> None:
     settings = Settings(4, 112, 112, methods=(METHOD,), repeats=6, warmup=0, new_tokens=3, memory=False)
     measure_speed(subject(), settings, lines.append)
     rounds = [line.partition(": ") for line in lines if line.startswith("Round")]
-    names = [UNPRUNED, ATTACHED, ALL_KEPT, "prunevid 25%", "twin of all kept", "twin of prunevid 25%"]
+    names = [UNPRUNED, ATTACHED, ALL_KEPT, "prunevid 25%", "twin of prunevid 25%"]
     assert Counter(name for _, _, name in rounds) == dict.fromkeys(names, 6)
     orders = [tuple(name for turn, _, name in rounds if turn == f"Round {k + 1} of 6") for k in range(6)]
     assert all(sorted(order) == sorted(names) for order in orders) and len(set(orders)) > 1

@@ -34,7 +34,7 @@ class _Side:
     lines: list[Timeline] = field(default_factory=list)
     times: list[dict[str, float]] = field(default_factory=list)
     stats: list[dict[str, Any]] = field(default_factory=list)
-    layers: list[int] = field(default_factory=list)  # tokens that each layer processes, all rows together
+    layers: list[list[int]] = field(default_factory=list)  # of every row the tokens that each layer processes
     flops: tuple[int, int] = (0, 0)
     peak: int | None = None
 
@@ -132,34 +132,28 @@ class Contest:
 
     # ---- counting ------------------------------------------------------------------------------------------------
 
-    def _layers(self, pruning: Any) -> list[int]:
-        """Tokens of all rows that each layer processes."""
-        mask = self.inputs["attention_mask"].sum(1).tolist()
+    def _row_lengths(self) -> list[int]:
+        """Tokens of every unpruned row."""
+        return [int(count) for count in self.inputs["attention_mask"].sum(1).tolist()]
+
+    def _layers(self, pruning: Any) -> list[list[int]]:
+        """Of every row the tokens that each layer processes."""
         depth = len(self.subject.language_model.layers)
         choices = pruning.method.selection_layers
-        rows = [tokens_of_layers(int(n), maps, choices, depth) for n, maps in zip(mask, pruning.maps)]
-        return [sum(layer) for layer in zip(*rows)]
+        return [tokens_of_layers(n, maps, choices, depth) for n, maps in zip(self._row_lengths(), pruning.maps)]
 
     def _count(self, side: _Side) -> None:
-        """FLOPs of a side, row by row of the batch."""
+        """FLOPs of a side."""
         layers = self.subject.language_model.layers
-        mask = [int(n) for n in self.inputs["attention_mask"].sum(1).tolist()]
-        side.layers = side.layers or [sum(mask)] * len(layers)
-        share = [[n * count / sum(mask) for n in mask] for count in side.layers] if len(mask) > 1 else None
-        if share is None:
-            side.flops = prefill_flops(layers, side.layers), prefill_flops(layers, side.layers, causal=True)
-            return
-        rows = list(zip(*share))
-        side.flops = (
-            sum(prefill_flops(layers, [round(n) for n in row]) for row in rows),
-            sum(prefill_flops(layers, [round(n) for n in row], causal=True) for row in rows),
-        )
+        side.layers = side.layers or [[length] * len(layers) for length in self._row_lengths()]
+        full, causal = ([prefill_flops(layers, row, kind) for row in side.layers] for kind in (False, True))
+        side.flops = sum(full), sum(causal)
 
     def _make_twins(self, extra: bool) -> None:
         """For every side that prunes: the model as it is, with a text as long as what the pruned cache holds."""
         self.twins = {}
         for side in self.sides if extra else ():
-            if side.method is None or side.method.label == "none" or not side.stats:
+            if side.name in (UNPRUNED, ATTACHED, ALL_KEPT):  # their caches are as long as the unpruned one
                 continue
             held = [row["stage3"]["compressed_bytes"] / max(1, row["stage3"]["original_bytes"]) for row in side.stats]
             length = max(2, round(max(held) * self.length))
@@ -186,7 +180,7 @@ class Contest:
             }
             if side.name in self.twins:
                 entry["step"] = ratios(_steps(side), _steps(self.twins[side.name]))
-            elif side.name == ATTACHED:
+            elif side.name in (ATTACHED, ALL_KEPT):
                 entry["step"] = ratios(_steps(side), _steps(base))
             found[side.name] = entry
         return found
@@ -200,7 +194,7 @@ class Contest:
         ]
         return Side(
             name=side.name,
-            tokens=(side.layers[0], side.layers[-1]),
+            tokens=(sum(row[0] for row in side.layers), sum(row[-1] for row in side.layers)),
             visual_tokens=self._visual(side),
             prefill=Spread.of(_prefills(side)),
             merge=_named(side, "merge") if side.method is not None and side.method.merges else None,
