@@ -131,6 +131,14 @@ def test_a_method_that_watches_the_tower_is_not_given_a_replay() -> None:
     assert result.batches[0].sides[1].visual_tokens[2] < result.batches[0].sides[0].visual_tokens[2]
 
 
+def test_a_method_that_cannot_run_is_left_out_with_the_reason() -> None:
+    deep = get("prunevid", pruning_layer=99)
+    settings = Settings(4, 112, 112, methods=(deep, METHOD), repeats=1, warmup=0, new_tokens=3, memory=False)
+    result = measure_speed(subject(), settings, goals=False)
+    assert [side.name for side in result.batches[0].sides] == [UNPRUNED, "prunevid 25%"]
+    assert len(result.notes) == 1 and result.notes[0].startswith("prunevid is left out:") and "99" in result.notes[0]
+
+
 def test_scaling(tmp_path: Path) -> None:
     settings = Settings(4, 112, 112, methods=(METHOD,), repeats=2, warmup=0, new_tokens=3)
     result = measure_scaling(subject(), settings, stage1_frames=(8, 16, 64), prefill_frames=(4, 8))

@@ -18,6 +18,7 @@ from prunevid.bench.results import ALL_KEPT, ATTACHED, UNPRUNED, Side, Spread, r
 from prunevid.bench.settings import Settings, side_name
 from prunevid.bench.subjects import Frames, Subject
 from prunevid.engine import attach
+from prunevid.errors import PruneVidError
 from prunevid.generation import greedy_by_default
 from prunevid.methods import Method
 
@@ -50,6 +51,7 @@ class Contest:
         self.sides: list[_Side] = []
         self.twins: dict[str, _Side] = {}
         self.vision: Spread | None = None
+        self.notes: list[str] = []
 
     def run(self, extra: bool, weigh: bool) -> list[Side]:
         """Measures; `extra`: with the sides that only the goals need; `weigh`: with the peak memory."""
@@ -60,10 +62,7 @@ class Contest:
             self.sides.append(_Side(ALL_KEPT, registry.get("prunevid", retention_ratio=1.0), self.inputs))
         self.sides += [_Side(side_name(method), method, self.inputs) for method in self.settings.methods]
         self.vision = self._vision()
-        for side in self.sides:  # warms up, counts, and says how long a twin must be
-            self.tell(f"Warming up: {side.name}")
-            self._once(side, 3)
-            self._count(side)
+        self.sides = [side for side in self.sides if self._begin(side)]
         self._make_twins(extra)
         self._rounds()
         if weigh:
@@ -72,17 +71,28 @@ class Contest:
                 side.peak = peak_bytes(self.subject.device, partial(self._generate, side, 1))
         return [self._measured(side) for side in self.sides]
 
+    def _begin(self, side: _Side) -> bool:
+        """Warms a side up and counts what it does; False, with a note, for a method that can't run on this model."""
+        self.tell(f"Warming up: {side.name}")
+        try:
+            self._once(side, 3)
+        except PruneVidError as error:
+            if side.method not in self.settings.methods:
+                raise
+            self.notes.append(f"{side.name} is left out: {error}")
+            return False
+        self._count(side)
+        return True
+
     def _rounds(self) -> None:
         rng = random.Random(self.settings.seed)
         everything = [*self.sides, *self.twins.values()]
         for number in range(self.settings.warmup + self.settings.repeats):
             counts = number >= self.settings.warmup
             order = rng.sample(everything, len(everything))
+            turn = f"Round {number - self.settings.warmup + 1} of {self.settings.repeats}" if counts else "Warming up"
             for side in order:
-                state = (
-                    f"Round {number - self.settings.warmup + 1} of {self.settings.repeats}" if counts else "Warming up"
-                )
-                self.tell(f"{state}: {side.name}")
+                self.tell(f"{turn}: {side.name}")
                 line, times = self._once(side, self.settings.new_tokens)
                 if counts:
                     side.lines.append(line)

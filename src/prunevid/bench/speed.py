@@ -33,9 +33,8 @@ def measure_speed(subject: Subject, settings: Settings, tell: Tell | None = None
         tell: is given a line for people before each step.
         goals: whether the sides run that only the goals need.
 
-    Raises:
-        ConfigError: a method's settings don't fit the model.
-        UnsupportedError: a method can't run on it.
+    Returns:
+        What was found. A method that can't run on this model is left out, with a note that says why.
     """
     say = tell or (lambda text: None)
     clock = Clock(subject.device, settings.cpu_time)
@@ -58,6 +57,7 @@ def measure_speed(subject: Subject, settings: Settings, tell: Tell | None = None
             sides = contest.run(extra=goals and first, weigh=first and settings.memory)
             batches.append(Batch(size, tuple(len(clip) for clip in contest.clips), tuple(sides)))
             stages.setdefault("vision", contest.vision)
+            notes += [note for note in contest.notes if note not in notes]
             if goals and first:
                 held = goals_of(contest.goal_ratios(), subject.device.type == "cuda", subject_facts(subject))
     chosen = _plain(settings)
