@@ -47,7 +47,7 @@ def draw_speed(result: SpeedResult, theme: style.Theme) -> Any:
         for axis in (speed, memory):
             axis.axvline(1.0, color=theme.muted, linewidth=1)
             axis.grid(axis="y", visible=False)
-            axis.legend(loc="lower center", bbox_to_anchor=(0.5, -0.35 - 0.4 / len(sides)), ncols=2)
+            axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2 / len(sides) - 0.05), ncols=2)
     return figure
 
 
@@ -100,6 +100,7 @@ def _curves(
         name, colour = next(iter(growth[0].peak_bytes)), theme.colour(len(growth[0].milliseconds))
         other.plot(places, [one.peak_bytes[name] / MIB for one in growth], "s--", color=colour, label="peak memory")
         other.set_ylabel("MiB beyond the input")
+        other.minorticks_off()
         other.grid(visible=False)
         lines = [*axis.get_lines(), *other.get_lines()]
         axis.legend(lines, ["time", "in proportion", "peak memory"])
