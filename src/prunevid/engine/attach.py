@@ -345,7 +345,9 @@ class Pruning:
 
     def _encoded(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """The encoders' outputs that `generate` made before the forward pass, of every kind that may be pruned."""
-        outputs = arguments.get("mm_encoder_outputs") or {}
+        outputs = arguments.get("mm_encoder_outputs")
+        if not outputs:  # at every new token
+            return {}
         found = {kind: outputs.get(modality) for kind, (modality, _) in self._kinds.items()}
         return {kind: output for kind, output in found.items() if output is not None}
 
