@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: `prunevid ask`, `compare`, `demo`, `doctor`, `convert`, `eval`, `serve`, `view`.
+"""The command line: `prunevid ask`, `bench`, `compare`, `demo`, `doctor`, `convert`, `eval`, `serve`, `view`.
 
 Exit status: 0 done, 2 wrong use, 1 anything else. An error is one sentence on stderr; `--debug` adds the
 traceback. Heavy imports happen inside the commands, so that `prunevid --help` answers at once.
@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from prunevid.cli import ask, compare, convert, demo, doctor, evaluate, serve, view
+from prunevid.cli import ask, bench, compare, convert, demo, doctor, evaluate, serve, view
 from prunevid.errors import ConfigError, InputError, PruneVidError, one_line
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app.command("compare")(compare.compare)
 app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
 app.command("serve")(serve.serve)
+app.add_typer(bench.app, name="bench")
 app.add_typer(convert.app, name="convert")
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(view.app, name="view")

@@ -175,6 +175,16 @@ class Pruning:
         """Forgets the last prefill: its stats, and its maps, which hold the merged tokens."""
         self._last, self._reports = None, threading.local()
 
+    @property
+    def times(self) -> dict[str, float]:
+        """Milliseconds of the steps of the last prefill; empty before the first, or where nothing is measured.
+
+        vision, merge (stage 1), choose (stages 2 and 3: scores, choice, cache and shorter sequence; a part of prefill),
+        prefill (the language model without merge). A step that did not happen is missing.
+        """
+        last = self._last_prefill()
+        return dict(last.times) if last else {}
+
     def figure(self, frames: Any = None, *, row: int = 0, **options: Any) -> Any:
         """A picture of what became of the cells of one row of the last prefill (`prunevid.view.sheet`).
 
@@ -346,7 +356,9 @@ class Pruning:
 
     def _encoded(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """The encoders' outputs that `generate` made before the forward pass, of every kind that may be pruned."""
-        outputs = arguments.get("mm_encoder_outputs") or {}
+        outputs = arguments.get("mm_encoder_outputs")
+        if not outputs:  # at every new token
+            return {}
         found = {kind: outputs.get(modality) for kind, (modality, _) in self._kinds.items()}
         return {kind: output for kind, output in found.items() if output is not None}
 
@@ -495,7 +507,7 @@ class Pruning:
         try:
             if output is not None:
                 prefill.finish(output)
-                spent = now(prefill.video_mask.device, self.method.collect_stats) - prefill.started
+                spent = now(prefill.device, self.method.collect_stats) - prefill.started
                 prefill.times["prefill"] = spent - prefill.times.get("merge", 0.0)
                 self._last = self._reports.last = prefill.summary()
         finally:

@@ -18,6 +18,7 @@ from prunevid.engine.hooks import OwnHooks
 from prunevid.engine.masks import left_padding, prefill_mask
 from prunevid.engine.record import RowRecord
 from prunevid.engine.rows import Row
+from prunevid.engine.timing import stopwatch
 from prunevid.methods.base import Attention, Choice, Choosing
 
 if TYPE_CHECKING:
@@ -93,10 +94,11 @@ class Chooser:
         def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             hidden = args[0] if args else kwargs["hidden_states"]
             if self.waiting and self.waiting[0] < index:
-                places, hidden = self._choose(self._whole("hidden", hidden))
-                if places is not None:
-                    hidden = hidden.gather(1, places.to(hidden.device)[..., None].expand(-1, -1, hidden.shape[-1]))
-                    self.late = self._late_arguments(hidden, places, kwargs)
+                with stopwatch(self.prefill.times, "choose", hidden.device, self.prefill.method.collect_stats):
+                    places, hidden = self._choose(self._whole("hidden", hidden))
+                    if places is not None:
+                        hidden = hidden.gather(1, places.to(hidden.device)[..., None].expand(-1, -1, hidden.shape[-1]))
+                        self.late = self._late_arguments(hidden, places, kwargs)
             kwargs = {**kwargs, **(self.late or {})}
             if args:
                 return (hidden, *args[1:]), kwargs
@@ -204,7 +206,8 @@ class Chooser:
         dropped = torch.zeros(row.tokens, dtype=torch.bool, device=row.source.device)
         dropped[row.visual] = True
         dropped[row.visual[kept]] = False
-        places = everything[~dropped]
+        left = row.tokens - len(row.visual) + len(kept)  # known, so that nobody waits for the device
+        places = dropped.sort(stable=True).indices[:left]
         row.visual = torch.searchsorted(places, row.visual[kept])
         row.order, row.group = row.order[kept], row.group[kept]
         self.owners[index] = scene[kept], video[kept]

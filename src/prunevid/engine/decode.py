@@ -103,6 +103,7 @@ class Decode:
             self.hooks.remove()
 
     def _guide(self, running: bool) -> None:
+        """Lets the layers take new tokens; only those that would refuse them without an attached model need it."""
         for layer in self.cache.layers:
-            if is_pruned(layer):
+            if is_pruned(layer) and (layer.shift is not None or layer.visible is not None):
                 layer.guided = running

@@ -19,7 +19,7 @@ from prunevid.engine.choosing import Chooser, bands
 from prunevid.engine.hooks import OwnHooks
 from prunevid.engine.masks import left_padding, padding_mask
 from prunevid.engine.prefix import Sharing
-from prunevid.engine.record import Encoded, RowRecord, Summary, TokenMap, report
+from prunevid.engine.record import Encoded, RowRecord, Summary, report
 from prunevid.engine.rows import Row, RowVideo, merge_row, plan_rows
 from prunevid.engine.shrinking import Shrinker
 from prunevid.engine.timing import stopwatch
@@ -36,6 +36,7 @@ class Prefill:
     def __init__(self, method: Method, adapter: Adapter, language_model: Any, input_ids: Tensor, config: Any):
         self.method, self.adapter, self.language_model = method, adapter, language_model
         self.ids = input_ids
+        self.device = input_ids.device
         self.video_mask = input_ids == adapter.video_token_id(config)
         image = adapter.image_token_id(config)
         self.image_mask = input_ids == image if image is not None else torch.zeros_like(self.video_mask)
@@ -73,6 +74,7 @@ class Prefill:
         with stopwatch(self.times, "merge", embeds.device, self.method.collect_stats):
             valid = padding_mask(kwargs.get("attention_mask"), embeds.shape[0], embeds.shape[1], embeds.device)
             on_host = torch.stack([self.video_mask, self.image_mask, valid.to(self.video_mask.device)]).cpu()
+            self.video_mask = self.image_mask = on_host.new_empty(0)  # not needed on the device while the layers run
             if not self._plan({"video": on_host[0], "image": on_host[1]}, on_host[2], embeds):
                 return kwargs
             ragged = self.acts and not _left_padded(on_host[2])
@@ -108,9 +110,12 @@ class Prefill:
                 raise
             return False
         for index, plan in enumerate(plans):
+            if not self.acts and self.sharing is None:  # only reported on
+                self.records.append(RowRecord.of(plan, [None] * len(plan.videos)))
+                continue
             row, maps = merge_row(plan, embeds[index], self._merge, self._raster)
             self.rows.append(row)
-            self.records.append(RowRecord(plan, [TokenMap(v.layout, m) for v, m in zip(plan.videos, maps)]))
+            self.records.append(RowRecord.of(plan, maps))
         return True
 
     def _raster(self, layout: VideoLayout) -> bool:
@@ -129,7 +134,9 @@ class Prefill:
         if key not in known:
             split = self.method.split(layout.cells, layout.frames, len(self.language_model.layers))
             tower = encoded.views[video.index] if encoded.views is not None else None
-            merged = self.method.merge(Video(features, layout.height, layout.width, split.merged, tower))
+            merged = None
+            if split.merged is None or split.merged < layout.cells:  # a budget for all of them leaves nothing to do
+                merged = self.method.merge(Video(features, layout.height, layout.width, split.merged, tower))
             whole = merged is None or merged.features.shape[0] == video.layout.cells
             known[key] = None if whole else merged
         return known[key]
@@ -153,6 +160,8 @@ class Prefill:
             "position_ids": self._positions(kwargs.get("position_ids"), source),
         }
         target = torch.stack([row.target + (row.target >= 0) * (self.length - row.tokens) for row in self.rows])
+        for row in self.rows:  # so that nothing is in memory twice while the layers run
+            row.embeds, row.target = None, row.target.new_empty(0)
         return {**kwargs, **shorter, **self.adapter.shorten(kwargs, Shortening(source, target))}
 
     @property
@@ -250,15 +259,15 @@ class Prefill:
 
     def summary(self) -> Summary:
         """What stays of this prefill for the user; nothing in it holds the cache."""
-        return Summary(self._reports(), [record.maps for record in self.records])
+        return Summary(self._reports(), [record.maps for record in self.records], dict(self.times))
 
     def _reports(self) -> list[dict[str, Any]]:
         """The stats dictionaries, one per row."""
         layers, compressed = self.method.selection_layers, self.method.compresses_cache
         size = caches.token_bytes(self.cache)
         reports = []
-        for row, record in zip(self.rows, self.records):
-            acted = layers if record.maps and row.after else ()
+        for record in self.records:
+            acted = layers if record.maps and record.after else ()
             reports.append(report(record, self.language_model.config, acted, compressed, size, dict(self.times)))
         if self.method.verbose:
             for number, item in enumerate(reports):

@@ -198,14 +198,23 @@ class TokenMap:
 class RowRecord:
     """Counts of one row of a prefill.
 
+    tokens, visual, after: of the unpruned row, see `RowPlan`.
     after_choices: tokens of the whole row after each choice.
     removed_from_cache: visual tokens that each layer's cache lost besides.
     """
 
-    plan: RowPlan
+    tokens: int
+    visual: int
+    after: int
     maps: list[TokenMap]
     after_choices: list[int] = field(default_factory=list)
     removed_from_cache: int = 0
+
+    @classmethod
+    def of(cls, plan: RowPlan, merged: Sequence[MergedVideo | None]) -> RowRecord:
+        """A row before any choice; its plan, which holds places of all tokens, is not kept."""
+        maps = [TokenMap(video.layout, one) for video, one in zip(plan.videos, merged)]
+        return cls(plan.tokens, plan.visual, plan.after, maps)
 
     @property
     def removed_by_merge(self) -> int:
@@ -220,15 +229,16 @@ class RowRecord:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a handle remembers of its last prefill: stats and token maps, an entry a row."""
+    """What a handle remembers of its last prefill: stats and token maps, an entry a row; milliseconds of its steps."""
 
     stats: list[dict[str, Any]]
     maps: list[list[TokenMap]]
+    times: dict[str, float] = field(default_factory=dict)
 
 
 def tokens_by_layer(record: RowRecord, layers: Sequence[int], depth: int) -> list[int]:
     """Tokens of the whole row that each of `depth` decoder layers processes, choices being made after `layers`."""
-    tokens, found = record.plan.tokens - record.removed_by_merge, []
+    tokens, found = record.tokens - record.removed_by_merge, []
     choices = dict(zip(layers, record.after_choices))
     for layer in range(depth):
         found.append(tokens)
@@ -254,7 +264,7 @@ def report(
         cache_token_bytes: bytes of one token in the whole cache.
         milliseconds: of the whole batch.
     """
-    tokens, visual, depth = record.plan.tokens, record.plan.visual, config.num_hidden_layers
+    tokens, visual, depth = record.tokens, record.visual, config.num_hidden_layers
     removed, gone = record.removed_by_merge, record.removed_by_choice
     by_layer = tokens_by_layer(record, layers, depth)
     held = (tokens - removed - gone) * depth if compressed else sum(by_layer)

@@ -139,9 +139,9 @@ class Row:
     order: (v,) int64, which merged token (numbered through the row's videos) stands at each of these places.
     group: (v,) int64, their groups, different for different videos.
     after: question rows at the row's end.
-    embeds: (n, C), or None where nothing changed.
+    embeds: (n, C), or None where nothing changed; None, too, once they stand in the batch.
     target: (L,) int64, the place in this row that each token of the unpruned row went to or was merged into, -1 for
-        padding.
+        padding; empty once the batch was made of it.
     """
 
     source: Tensor
@@ -203,7 +203,8 @@ def merge_row(
         next_group += frames * 2
     order = torch.cat(keys).argsort()
     texts = len(other)
-    visual = (order >= texts).nonzero()[:, 0] if groups else order[:0]
+    # Their number is known, so that nobody waits for the device: a stable sort brings them to the end.
+    visual = (order >= texts).sort(stable=True).indices[texts:] if groups else order[:0]
     which = order[visual] - texts
     changed = any(merged is not None for merged in maps)
     row = Row(
