@@ -27,6 +27,7 @@ from prunevid.pairing import check_pair
 from prunevid.prompting import Prompter, VideoPrompt, truncates_seconds
 from prunevid.region import seen_region
 from prunevid.video import Clip, load_clip
+from prunevid.vision_chunks import ChunkFrames, Shown, check_chunk_frames, may_chunk, several_sequences
 
 _READING = ("max_frames", "sampling", "fps", "source_fps", "start", "end", "limits", "progress")
 
@@ -45,6 +46,10 @@ class VideoQA:
         processor: its processor.
         method, config, preset, retention_ratio, retention_tokens, average_over_layers, method_options: see
             `choose_method`.
+        vision_chunk_frames: frames that are read, prepared and encoded together by `ask` and `ask_batch`: a number,
+            0 for all of a clip, or "auto" for all of a short clip and `prunevid.vision_chunks.CHUNK_FRAMES` of a long
+            one. It bounds the memory that frames and pixels take and leaves the features as they are; where the
+            vision tower mixes frames, "auto" means all.
 
     Raises:
         UnsupportedModelError: the model's family has no adapter, or its processor takes no videos.
@@ -64,7 +69,9 @@ class VideoQA:
         retention_tokens: int | None = None,
         average_over_layers: bool | None = None,
         method_options: Mapping[str, Any] | None = None,
+        vision_chunk_frames: ChunkFrames = "auto",
     ) -> None:
+        self.vision_chunk_frames = check_chunk_frames(vision_chunk_frames)
         check_pair(model, processor)
         self.model = model
         self.processor = processor
@@ -105,6 +112,7 @@ class VideoQA:
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = "auto",
         processor_kwargs: dict[str, Any] | None = None,
+        vision_chunk_frames: ChunkFrames = "auto",
         **kwargs: Any,
     ) -> VideoQA:
         """Loads a model from a folder or the hub; see `prunevid.loading.load` for the loading arguments.
@@ -116,6 +124,7 @@ class VideoQA:
         Raises:
             InputError, UnsupportedModelError, ConfigError: see `load` and `choose_method`.
         """
+        check_chunk_frames(vision_chunk_frames)
         chosen = choose_method(  # before weights are read
             method,
             config,
@@ -128,7 +137,7 @@ class VideoQA:
         model, processor = load_model(
             model_id_or_path, device=device, dtype=dtype, processor_kwargs=processor_kwargs, **kwargs
         )
-        return cls(model, processor, method=chosen)
+        return cls(model, processor, method=chosen, vision_chunk_frames=vision_chunk_frames)
 
     @classmethod
     def builtin(
@@ -144,6 +153,7 @@ class VideoQA:
         device: str | torch.device = "cpu",
         dtype: torch.dtype | None = None,
         attn_implementation: str = "sdpa",
+        vision_chunk_frames: ChunkFrames = "auto",
     ) -> VideoQA:
         """The embedded model, which needs no network and no GPU; settings default to what suits its depth."""
         from prunevid import builtin
@@ -159,7 +169,7 @@ class VideoQA:
             method_options=method_options,
         )
         model, processor = builtin.load(device=device, dtype=dtype, attn_implementation=attn_implementation)
-        qa = cls(model, processor, method=chosen)
+        qa = cls(model, processor, method=chosen, vision_chunk_frames=vision_chunk_frames)
         qa.max_new_tokens = builtin.ANSWER_TOKENS
         qa.defaults = dict(builtin.DEFAULTS)
         return qa
@@ -226,7 +236,7 @@ class VideoQA:
             max_frames, sampling: None takes the config's.
             fps: frames to take in a second; implies sampling "fps".
             start, end: seconds.
-            options: `source_fps`, `limits` and `progress` of `prunevid.video.load_clip`.
+            options: `source_fps`, `limits`, `progress` and `lazy` of `prunevid.video.load_clip`.
 
         Raises:
             InputError: there is nothing to see, or it can't be read.
@@ -285,16 +295,17 @@ class VideoQA:
         """
         self._prompter.whole(question, prompt)  # refuses what can't be asked before the clip is read
         chosen = {"max_frames": max_frames, "sampling": sampling, "fps": fps, "start": start, "end": end}
-        seen, spent = self._timed_clip(clip, images=images, **chosen, **_take_reading(options))
-        inputs = self._prompter.encode([seen], [question], [prompt])
+        seen, spent = self._timed_clip(clip, lazily=True, images=images, **chosen, **_take_reading(options))
         options = self._options(max_new_tokens, streamer, options)
+        shown = self._shown([seen], [question], [prompt], options)
         with self._lock:
-            with self._attached([seen]) as pruning:
-                run = generate(self.model, self.processor, inputs, options, pruning)
-                flops = count_prefill(self.model, inputs) if measure_flops else 0
+            with self._attached([seen]) as pruning, shown.supplied(pruning):
+                run = generate(self.model, self.processor, shown.inputs, options, pruning)
+                flops = count_prefill(self.model, shown.inputs) if measure_flops else 0
             answer = self._answers(run, [seen], [question], [spent])[0]
+            shown.note(answer.stats)
             if measure_flops:
-                answer.stats.setdefault("total", {}).update(self._flops(inputs, flops))
+                answer.stats.setdefault("total", {}).update(self._flops(shown, seen, flops))
         return answer
 
     def ask_batch(
@@ -333,20 +344,23 @@ class VideoQA:
         loaded: dict[Any, tuple[Clip, float]] = {}
         for clip, _ in pairs:
             if _key(clip) not in loaded:
-                loaded[_key(clip)] = self._timed_clip(clip, **reading)
+                loaded[_key(clip)] = self._timed_clip(clip, lazily=True, **reading)
         clips = [loaded[_key(clip)][0] for clip, _ in pairs]
         spent = [loaded[_key(clip)][1] for clip, _ in pairs]
         passes = []
         for rows in self._passes(clips):
             seen, asking = [clips[row] for row in rows], [questions[row] for row in rows]
-            inputs = self._prompter.encode(seen, asking, [given[row] for row in rows])
-            passes.append((rows, seen, asking, inputs))
+            shown = self._shown(seen, asking, [given[row] for row in rows], chosen)
+            passes.append((rows, seen, asking, shown))
         answers: dict[int, Answer] = {}
         with self._lock:
-            for rows, seen, asking, inputs in passes:
-                with self._attached(seen) as pruning:
-                    run = generate(self.model, self.processor, inputs, chosen, pruning)
-                answers |= zip(rows, self._answers(run, seen, asking, [spent[row] for row in rows]))
+            for rows, seen, asking, shown in passes:
+                with self._attached(seen) as pruning, shown.supplied(pruning):
+                    run = generate(self.model, self.processor, shown.inputs, chosen, pruning)
+                found = self._answers(run, seen, asking, [spent[row] for row in rows])
+                for answer in found:
+                    shown.note(answer.stats)
+                answers |= zip(rows, found)
         return [answers[row] for row in range(len(pairs))]
 
     def _passes(self, clips: Sequence[Clip]) -> list[list[int]]:
@@ -490,10 +504,27 @@ class VideoQA:
                 f"{what} needs the model without this object's pruning; close the clips that are held open first."
             )
 
-    def _timed_clip(self, clip: Any, **options: Any) -> tuple[Clip, float]:
-        """The clip, and the milliseconds that it took to read."""
+    def _shown(
+        self,
+        clips: Sequence[Clip],
+        questions: Sequence[str],
+        prompts: Sequence[str | None],
+        options: Mapping[str, Any],
+    ) -> Shown:
+        """The model's inputs, in chunks where `vision_chunk_frames` and the clips' lengths say so."""
+        wanted, copies = self.vision_chunk_frames, several_sequences(options)
+        return Shown(self.model, self._prompter, clips, questions, prompts, wanted, copies)
+
+    def _timed_clip(self, clip: Any, lazily: bool = False, **options: Any) -> tuple[Clip, float]:
+        """The clip, and the milliseconds that it took to read; `lazily`: the frames of a long one not yet."""
         started = time.perf_counter()
+        most = options.get("max_frames") or (self.config or PruneVidConfig()).max_frames
+        chunks = self.model, self.processor, self.vision_chunk_frames
+        if lazily and may_chunk(*chunks, most):
+            options["lazy"] = True
         seen = self.load_clip(clip, **options)
+        if not (lazily and may_chunk(*chunks, len(seen))):
+            seen = seen.in_memory()
         return seen, 1000.0 * (time.perf_counter() - started)
 
     def _options(self, max_new_tokens: int | None, streamer: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -506,9 +537,11 @@ class VideoQA:
             options["streamer"] = streamer
         return options
 
-    def _flops(self, inputs: dict[str, Any], pruned: int) -> dict[str, float]:
+    def _flops(self, shown: Shown, clip: Clip, pruned: int) -> dict[str, float]:
         self._refuse_open("measure_flops")
-        plain = count_prefill(self.model, inputs)
+        plainly = attach(self.model, methods.get("none"), frames_per_video=self._frames([clip]))
+        with plainly as pruning, shown.supplied(pruning):
+            plain = count_prefill(self.model, shown.inputs)
         return {
             "flops_measured": pruned,
             "flops_measured_unpruned": plain,

@@ -27,6 +27,7 @@ class Encoded:
     milliseconds: float
     merged: dict[tuple[Any, int], MergedVideo | None] = field(default_factory=dict)  # by method and video
     views: list[TowerView] | None = None  # of each video, where the method asks for them
+    unreported: float = 0.0  # milliseconds that no prefill has reported yet
 
 
 class Encodings:
@@ -47,8 +48,9 @@ class Encodings:
         for known, name, output, encoded in self._known:
             if pixels is not None and known() is pixels and name == key:
                 merged = encoded.merged if self._keep_merged else {}
+                spent, encoded.unreported = encoded.unreported, 0.0
                 # A copy: `generate` repeats the features in place for beams.
-                return copy.copy(output), Encoded(encoded.layouts, 0.0, merged, encoded.views)
+                return copy.copy(output), Encoded(encoded.layouts, spent, merged, encoded.views)
         return None, None
 
     def remember(self, pixels: Tensor | None, key: Any, output: Any, encoded: Encoded) -> None:

@@ -212,6 +212,21 @@ class Adapter(ABC):
             "method tower, or take a method that does not ask for the vision tower."
         )
 
+    def frame_block(self, base: Any, frames: int) -> int | None:
+        """How many neighbouring frames the vision tower joins into one step, if it mixes no others.
+
+        Then a video can be encoded in parts of whole steps, with the same features. A family says so only where its
+        code does so, and a test holds it to that.
+
+        Args:
+            base: the base model (`model.model`).
+            frames: of a video, or of a part of one.
+
+        Returns:
+            The number (1: every frame by itself), or None: a video of so many frames must be encoded whole.
+        """
+        return None
+
     def shorten(self, arguments: dict[str, Any], merge: Shortening) -> dict[str, Any]:
         """What else the language model is given for every token, shortened as its tokens were.
 

@@ -40,6 +40,10 @@ class LlavaOnevision(Adapter):
         """See `Adapter.tower`."""
         return PictureTower(base.vision_tower, bilinear_pool(2))
 
+    def frame_block(self, base: Any, frames: int) -> int | None:
+        """See `Adapter.frame_block`: every frame goes through the tower as a picture."""
+        return 1
+
     def image_layouts(self, base: Any, arguments: dict[str, Any], output: Any) -> list[VideoLayout]:
         """See `Adapter.image_layouts`: two views of a row's only image; one and a newline of each of several."""
         vision, sizes = base.config.vision_config, image_sizes(arguments)
