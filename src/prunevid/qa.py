@@ -302,10 +302,10 @@ class VideoQA:
             with self._attached([seen]) as pruning, shown.supplied(pruning):
                 run = generate(self.model, self.processor, shown.inputs, options, pruning)
                 flops = count_prefill(self.model, shown.inputs) if measure_flops else 0
-            answer = self._answers(run, [seen], [question], [spent])[0]
+            answer = self._answers(run, shown.clips, [question], [spent])[0]
             shown.note(answer.stats)
             if measure_flops:
-                answer.stats.setdefault("total", {}).update(self._flops(shown, seen, flops))
+                answer.stats.setdefault("total", {}).update(self._flops(shown, flops))
         return answer
 
     def ask_batch(
@@ -351,13 +351,13 @@ class VideoQA:
         for rows in self._passes(clips):
             seen, asking = [clips[row] for row in rows], [questions[row] for row in rows]
             shown = self._shown(seen, asking, [given[row] for row in rows], chosen)
-            passes.append((rows, seen, asking, shown))
+            passes.append((rows, asking, shown))
         answers: dict[int, Answer] = {}
         with self._lock:
-            for rows, seen, asking, shown in passes:
-                with self._attached(seen) as pruning, shown.supplied(pruning):
+            for rows, asking, shown in passes:
+                with self._attached(shown.clips) as pruning, shown.supplied(pruning):
                     run = generate(self.model, self.processor, shown.inputs, chosen, pruning)
-                found = self._answers(run, seen, asking, [spent[row] for row in rows])
+                found = self._answers(run, shown.clips, asking, [spent[row] for row in rows])
                 for answer in found:
                     shown.note(answer.stats)
                 answers |= zip(rows, found)
@@ -537,9 +537,9 @@ class VideoQA:
             options["streamer"] = streamer
         return options
 
-    def _flops(self, shown: Shown, clip: Clip, pruned: int) -> dict[str, float]:
+    def _flops(self, shown: Shown, pruned: int) -> dict[str, float]:
         self._refuse_open("measure_flops")
-        plainly = attach(self.model, methods.get("none"), frames_per_video=self._frames([clip]))
+        plainly = attach(self.model, methods.get("none"), frames_per_video=self._frames(shown.clips))
         with plainly as pruning, shown.supplied(pruning):
             plain = count_prefill(self.model, shown.inputs)
         return {

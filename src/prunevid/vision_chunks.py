@@ -7,11 +7,12 @@ mix frames are found out by their adapters, and get the clip whole.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any, Literal
@@ -22,7 +23,7 @@ from prunevid.models import adapter_for, base_of
 from prunevid.outlines import needs_all_pixels, outline, part_of
 from prunevid.prompting import Prompter
 from prunevid.video import Clip
-from prunevid.video.lazy import in_chunks
+from prunevid.video.lazy import FramesChanged, LazyFrames, in_chunks
 
 ChunkFrames = int | Literal["auto"]
 CHUNK_FRAMES = 32
@@ -94,7 +95,8 @@ class Shown:
         copies: whether the model is to give several sequences a prompt.
 
     Attributes:
-        inputs: of `model.generate`. Run it in the block of `supplied`.
+        inputs: of `model.generate`. Run it in the block of `supplied`, and take them there.
+        clips: what is shown, there.
         chunked: what became of the chunks; None where the clips are encoded whole.
     """
 
@@ -108,18 +110,34 @@ class Shown:
         wanted: ChunkFrames = "auto",
         copies: bool = False,
     ) -> None:
-        self._prompter = prompter
-        self._asked = list(zip(clips, questions, prompts or [None] * len(clips)))
-        self._sizes = plan(model, prompter.processor, clips, wanted, copies)
+        self._model, self._prompter, self._wanted, self._copies = model, prompter, wanted, copies
+        self.clips = list(clips)
+        self._questions, self._prompts = list(questions), list(prompts or [None] * len(clips))
         self.chunked: Chunked | None = None
-        if self._sizes is None:
-            self.inputs = prompter.encode(clips, questions, prompts)
-        else:
-            self.inputs = outline(prompter, clips, questions, prompts)
+        self._prepare()
 
-    def supplied(self, pruning: Pruning) -> AbstractContextManager[None]:
-        """In its block, the model that the pruning is attached to knows the features; encodes them on entry."""
-        return nullcontext() if self._sizes is None else self._supplied(pruning, self._sizes)
+    def _prepare(self) -> None:
+        self._sizes = plan(self._model, self._prompter.processor, self.clips, self._wanted, self._copies)
+        encode = self._prompter.encode if self._sizes is None else functools.partial(outline, self._prompter)
+        self.inputs = encode(self.clips, self._questions, self._prompts)
+
+    @contextmanager
+    def supplied(self, pruning: Pruning) -> Iterator[None]:
+        """In its block, the model that the pruning is attached to knows the features; encodes them on entry.
+
+        A damaged file that gives other frames than it promised is read as a whole, and all begins anew with these.
+        """
+        with ExitStack() as stack:
+            while self._sizes is not None:
+                try:
+                    stack.enter_context(self._supplied(pruning, self._sizes))
+                    break
+                except FramesChanged as changed:
+                    self.clips = [changed.clip if _is_read_from(clip, changed.clip) else clip for clip in self.clips]
+                self._prepare()
+                if adapter_for(self._model).frames_as_images:
+                    pruning.frames_per_video = list(map(len, self.clips))
+            yield
 
     @contextmanager
     def _supplied(self, pruning: Pruning, sizes: list[list[int]]) -> Iterator[None]:
@@ -134,11 +152,11 @@ class Shown:
 
     def _parts(self, sizes: list[list[int]]) -> Generator[tuple[int, int, dict[str, Any]], None, None]:
         """(video, frames, inputs) of every chunk; whole videos that are among long ones are one chunk."""
-        for video, ((clip, question, prompt), own) in enumerate(zip(self._asked, sizes)):
-            ends = [0, *accumulate(own)]
+        for video, (clip, own) in enumerate(zip(self.clips, sizes)):
+            ends, asked = [0, *accumulate(own)], (self._questions[video], self._prompts[video])
             with closing(in_chunks(clip.frames, own)) as chunks:
                 for (start, end), frames in zip(pairwise(ends), chunks):
-                    yield video, end - start, part_of(self._prompter, clip, slice(start, end), frames, question, prompt)
+                    yield video, end - start, part_of(self._prompter, clip, slice(start, end), frames, *asked)
 
     def note(self, stats: dict[str, Any]) -> None:
         """Adds `vision_chunks` to the statistics of a row; what the tower waited for counts as reading the clip."""
@@ -153,6 +171,12 @@ class Shown:
         }
         if "milliseconds" in stats:
             stats["milliseconds"]["decode_video"] += done.waited
+
+
+def _is_read_from(clip: Clip, whole: Clip) -> bool:
+    """Whether a clip's frames are still to be read, from the file that was read as a whole."""
+    frames: Any = clip.frames
+    return isinstance(frames, LazyFrames) and clip.source == whole.source
 
 
 def plan(

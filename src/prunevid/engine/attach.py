@@ -222,9 +222,9 @@ class Pruning:
         """
         before = self._remembered
         if before is None:
-            self._remembered = Encodings()
+            self._remembered = Encodings(keep_merged=False)  # every prefill pays for its merge, as it would
         encode = self._encoders["video"]
-        given = arguments_of(encode, inputs)
+        given = arguments_of(encode, inputs, self.adapter.pixels)
         pixels = next((value for name, value in given.items() if name.startswith("pixel")), None)
         asked = [given.get(condition) for condition in self.adapter.conditions]
 

@@ -23,10 +23,18 @@ from prunevid.methods.base import TowerView
 from prunevid.models.base import Adapter, VideoLayout
 
 
-def arguments_of(encode: Callable[..., Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of a prompt's inputs that a feature function takes, as `generate` picks them."""
+def arguments_of(encode: Callable[..., Any], inputs: Mapping[str, Any], pixels: str) -> dict[str, Any]:
+    """Those of a prompt's inputs that a feature function takes, as `generate` and the model's forward pass pick them.
+
+    Args:
+        encode: the feature function; its pixels may have another name than the model's.
+        inputs: of the model.
+        pixels: `Adapter.pixels`.
+    """
     names = inspect.signature(encode).parameters
-    return {name: inputs[name] for name in names if name in inputs and name != "kwargs"}
+    given = {name: inputs[name] for name in names if name in inputs and name != "kwargs"}
+    given.setdefault(next(name for name in names if name.startswith("pixel")), inputs[pixels])
+    return given
 
 
 @dataclass(frozen=True)
@@ -77,7 +85,7 @@ class Joined:
         Raises:
             UnsupportedError: the features are not laid out as the family's are.
         """
-        given = arguments_of(self._encode, inputs)
+        given = arguments_of(self._encode, inputs, self._adapter.pixels)
         device = next((value.device for value in given.values() if isinstance(value, Tensor)), None)
         started = now(device, self._measure)
         with torch.no_grad(), self._watch() as seen:
@@ -107,8 +115,11 @@ class Joined:
         layouts = [video.layout for video in self._videos]
         known = [view for view in views if view is not None]
         kind: Any = self._kind
-        encoded = Encoded(layouts, self.milliseconds, views=known if len(known) == len(views) else None)
-        return kind(**fields), encoded
+        declared = {field.name for field in dataclasses.fields(kind)}
+        output = kind(**{name: value for name, value in fields.items() if name in declared})
+        for name in fields.keys() - declared:  # transformers 5.17 adds them to outputs that have no such field
+            setattr(output, name, fields[name])
+        return output, Encoded(layouts, self.milliseconds, views=known if len(known) == len(views) else None)
 
 
 class _Video:

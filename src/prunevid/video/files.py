@@ -25,7 +25,7 @@ from prunevid.errors import InputError
 from prunevid.video.clip import Clip
 from prunevid.video.decoding import FrameMissed, Work, decode_all, fetch_by_time
 from prunevid.video.frame_index import FrameIndex, read_index, steady_gap
-from prunevid.video.lazy import LazyFrames
+from prunevid.video.lazy import FramesChanged, LazyFrames
 from prunevid.video.limits import Limits
 from prunevid.video.opening import Opened, open_clip, require_av
 from prunevid.video.orientation import to_rgb
@@ -239,7 +239,8 @@ class _Stream:
         """The frames at ascending places among the chosen ones; the ways are those of `FileReader`.
 
         Raises:
-            InputError: the file can't be decoded, or only with other frames than were chosen.
+            InputError: the file can't be decoded.
+            FramesChanged: it can, but with other frames than were chosen.
         """
         self._reader._reporter.begin(len(places))
         done = 0
@@ -247,17 +248,18 @@ class _Stream:
             for seeking in (True, False):
                 try:
                     for frame in self.by_time(places[done:], seeking):
-                        yield frame
                         done += 1
                         self._reader._reporter.step()
+                        yield frame
                     return
                 except FrameMissed:
                     pass
         whole = self._reader.read()
         if whole.indices != self.expected.indices or whole.times != self.expected.times:
-            raise InputError(
-                f"{self.expected.source} lacks frames that its index promises, so it can't be read in parts; set "
-                "vision_chunk_frames=0, or convert it to mp4."
+            raise FramesChanged(
+                f"{self.expected.source} lacks frames that its index promises, so it can't be read in parts; read it "
+                "without lazy.",
+                whole,
             )
         for place in places[done:]:
             yield whole.frames[place]

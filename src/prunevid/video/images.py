@@ -226,8 +226,9 @@ def _lazily(fetch: Callable[[int], NDArray[np.uint8]], numbers: Sequence[int], r
     def fetched(places: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
         reporter.begin(len(places))
         for place in places:
-            yield fetch(numbers[place])
+            frame = fetch(numbers[place])
             reporter.step()
+            yield frame
 
     height, width, _ = fetch(numbers[0]).shape
     return LazyFrames((len(numbers), height, width, 3), fetched)

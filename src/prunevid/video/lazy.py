@@ -15,6 +15,14 @@ Fetch = Callable[[Sequence[int]], Iterator[NDArray[np.uint8]]]
 """From ascending places among the sampled frames to these frames, (H, W, 3) each."""
 
 
+class FramesChanged(InputError):
+    """Frames that were promised can't be decoded; `clip` is what the file gives instead, read as a whole."""
+
+    def __init__(self, message: str, clip: Any) -> None:
+        super().__init__(message)
+        self.clip = clip
+
+
 class LazyFrames:
     """T frames in place of a (T, H, W, 3) uint8 array, of which they have the shape and can be taken from.
 
@@ -61,9 +69,13 @@ class LazyFrames:
         frames = self._fetch(range(len(self)))
         for size in sizes:
             yield self._gather(frames, size)
+        next(frames, None)  # what is read comes to its end, and says what was wrong with it
 
     def _read(self, places: Sequence[int]) -> NDArray[np.uint8]:
-        return self._gather(self._fetch(places), len(places))
+        frames = self._fetch(places)
+        gathered = self._gather(frames, len(places))
+        next(frames, None)
+        return gathered
 
     def _gather(self, frames: Iterator[NDArray[np.uint8]], count: int) -> NDArray[np.uint8]:
         """The next frames as one array; no other copy of them is made."""
