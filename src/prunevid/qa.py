@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -20,6 +20,7 @@ from prunevid.comparing import Comparison, Contest, contestants
 from prunevid.config import PruneVidConfig
 from prunevid.engine import Pruning, attach
 from prunevid.errors import InputError, UnsupportedError
+from prunevid.frame_budget import MOST_FRAMES, Costs, Fit, FrameBudget, exact, fit, given_budget, spent_by
 from prunevid.generation import Run, count_prefill, generate, greedy_by_default, input_device
 from prunevid.loading import load as load_model
 from prunevid.methods import Method
@@ -264,7 +265,9 @@ class VideoQA:
         question: str,
         *,
         max_new_tokens: int | None = None,
-        max_frames: int | None = None,
+        max_frames: int | Literal["auto"] | None = None,
+        token_budget: int | None = None,
+        flops_budget: float | None = None,
         sampling: str | None = None,
         fps: float | None = None,
         start: float | None = None,
@@ -278,7 +281,10 @@ class VideoQA:
         """Answers one question.
 
         Args:
-            clip, images, max_frames, sampling, fps, start, end: see `load_clip`.
+            clip, images, max_frames, sampling, fps, start, end: see `load_clip`. With max_frames="auto" as many frames
+                are sampled as a budget carries (`fit_frames`), and `stats["frame_budget"]` says how that was found.
+            token_budget, flops_budget: the budget of "auto": visual tokens that are left after pruning, or FLOPs of
+                the language model's pruned prefill.
             question: text.
             prompt: the whole prompt in the model's own format, with the video's placeholder once, as
                 `prunevid.evaluation` writes it. The question is then only kept in the answer.
@@ -294,7 +300,21 @@ class VideoQA:
             InputError: the clip can't be read, the question is empty, or the prompt has no placeholder or several.
         """
         self._prompter.whole(question, prompt)  # refuses what can't be asked before the clip is read
-        chosen = {"max_frames": max_frames, "sampling": sampling, "fps": fps, "start": start, "end": end}
+        chosen: dict[str, Any] = {
+            "max_frames": max_frames,
+            "sampling": sampling,
+            "fps": fps,
+            "start": start,
+            "end": end,
+        }
+        if given_budget(max_frames, token_budget, flops_budget) is not None:
+            chosen |= {"prompt": prompt, "images": images, **_take_reading(options)}
+            fitted = self.fit_frames(clip, question, token_budget=token_budget, flops_budget=flops_budget, **chosen)
+            chosen["max_frames"] = fitted.frames
+            rest = {"max_new_tokens": max_new_tokens, "streamer": streamer, "measure_flops": measure_flops, **options}
+            answer = self.ask(clip, question, **{**chosen, **rest})
+            answer.stats["frame_budget"] = fitted.record(self._spent(fitted.budget, answer.stats, fitted.length))
+            return answer
         seen, spent = self._timed_clip(clip, lazily=True, images=images, **chosen, **_take_reading(options))
         options = self._options(max_new_tokens, streamer, options)
         shown = self._shown([seen], [question], [prompt], options)
@@ -307,6 +327,49 @@ class VideoQA:
             if measure_flops:
                 answer.stats.setdefault("total", {}).update(self._flops(shown, flops))
         return answer
+
+    def fit_frames(
+        self,
+        clip: Any,
+        question: str,
+        *,
+        token_budget: int | None = None,
+        flops_budget: float | None = None,
+        prompt: str | None = None,
+        **options: Any,
+    ) -> Fit:
+        """How many frames of a clip a budget carries after pruning: predicted, measured in one prefill, adjusted once.
+
+        What is predicted is exact for a method with `retention_ratio` or `retention_tokens`, and then not measured. For
+        others the number of frames is adjusted by what the first one cost, so that it may be above the budget by as
+        much as the clip's other frames differ. The vision tower's cost stands in no budget; `MOST_FRAMES` bounds it.
+
+        Args:
+            clip, question, token_budget, flops_budget, prompt: see `ask`.
+            options: those of `load_clip`; `max_frames` does not count.
+
+        Raises:
+            ConfigError: not exactly one budget, or one that is none.
+            InputError: it does not carry the fewest frames that can be shown, or the clip was sampled already.
+        """
+        budget = FrameBudget(token_budget, flops_budget)
+        if isinstance(clip, Clip):
+            raise InputError(
+                "max_frames is 'auto', but the frames of this clip are sampled already; give its file or its frames."
+            )
+        options = {name: value for name, value in options.items() if name != "max_frames"}
+        every = self.load_clip(clip, max_frames=MOST_FRAMES, lazy=True, **options)
+        costs = Costs(self.model, self.method, self._prompter, every, question, prompt, budget)
+
+        def measure(frames: int, length: int) -> float:
+            answer = self.ask(clip, question, prompt=prompt, max_frames=frames, max_new_tokens=1, **options)
+            return self._spent(budget, answer.stats, length)
+
+        return fit(costs, budget, None if budget.unit == "tokens" and exact(self.method) else measure)
+
+    def _spent(self, budget: FrameBudget, stats: dict[str, Any], length: int) -> float:
+        base = models.base_of(self.model)
+        return spent_by(budget, stats, models.adapter_for(self.model).language_model(base).config, length)
 
     def ask_batch(
         self,

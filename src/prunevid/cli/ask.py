@@ -91,7 +91,21 @@ def ask(
             rich_help_panel=_PRUNING,
         ),
     ] = None,
-    max_frames: Annotated[int | None, typer.Option(help="Frames to look at, at most.", rich_help_panel=_FRAMES)] = None,
+    max_frames: Annotated[
+        str | None,
+        typer.Option(
+            help="Frames to look at, at most; auto: as many as --token-budget or --flops-budget carries after pruning.",
+            rich_help_panel=_FRAMES,
+        ),
+    ] = None,
+    token_budget: Annotated[
+        int | None,
+        typer.Option(help="With --max-frames auto: visual tokens that are left at the end.", rich_help_panel=_FRAMES),
+    ] = None,
+    flops_budget: Annotated[
+        float | None,
+        typer.Option(help="With --max-frames auto: FLOPs of the pruned prefill.", rich_help_panel=_FRAMES),
+    ] = None,
     sampling: Annotated[
         str | None,
         typer.Option(help="uniform (spread over the clip) or fps (so many a second).", rich_help_panel=_FRAMES),
@@ -113,6 +127,14 @@ def ask(
         int | None,
         typer.Option(help="Refuse frames of more pixels; 4096 x 4096 by default.", rich_help_panel=_FRAMES),
     ] = None,
+    vision_chunk_frames: Annotated[
+        str,
+        typer.Option(
+            help="Frames that are read and encoded together, which bounds the memory of long clips: a number, 0 for "
+            "all, or auto (all of a short clip).",
+            rich_help_panel=_FRAMES,
+        ),
+    ] = "auto",
     max_new_tokens: Annotated[
         int | None,
         typer.Option(
@@ -139,6 +161,7 @@ def ask(
 
     if temperature is not None and temperature <= 0:
         raise typer.BadParameter("must be above 0 (leave it out for greedy decoding).", param_hint="--temperature")
+    chunk_frames, most = common.chunk_frames(vision_chunk_frames), common.frames(max_frames)
     overrides = {
         "tau": tau,
         "cluster_ratio": cluster_ratio,
@@ -158,6 +181,7 @@ def ask(
         dtype=dtype,
         attn_implementation=attn_implementation,
     )
+    qa.vision_chunk_frames = chunk_frames
     import torch
 
     from prunevid.comparing import options_of
@@ -169,7 +193,9 @@ def ask(
             clip,
             question,
             max_new_tokens=max_new_tokens,
-            max_frames=max_frames,
+            max_frames=most,
+            token_budget=token_budget,
+            flops_budget=flops_budget,
             sampling=sampling,
             fps=fps,
             start=start,
