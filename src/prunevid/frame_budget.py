@@ -157,7 +157,10 @@ class Costs:
     ) -> None:
         self._adapter, self._base = adapter_for(model), base_of(model)
         self._method, self._prompter, self._clip, self._budget = method, prompter, clip, budget
+        self._config = self._adapter.language_model(self._base).config
         self._asked = question, prompt
+        self._shares: tuple[float, float] | None = None  # of the visual tokens that are left: merged, in the end
+        self._factor = 1.0
         self._known: dict[int, tuple[int, int]] = {}
 
     @property
@@ -179,45 +182,63 @@ class Costs:
             self._known[frames] = visual, int(ids.shape[1])
         return self._known[frames]
 
-    def predicted(self, frames: int) -> float:
-        """What they are to cost, in the unit of the budget."""
+    def of(self, frames: int) -> float:
+        """What they are going to cost, in the unit of the budget."""
         visual, length = self.tokens(frames)
-        merged, kept = self._method.expected_tokens(visual)
+        if self._shares is None:
+            tail = self._adapter.tail
+            merged, kept = (tail + count for count in self._method.expected_tokens(visual - tail))
+        else:
+            merged, kept = (round(share * visual) for share in self._shares)
         if self._budget.unit == "tokens":
             return float(kept)
-        config = self._adapter.language_model(self._base).config
+        config, text = self._config, length - visual
         layers, hidden, inner = config.num_hidden_layers, config.hidden_size, config.intermediate_size
-        text, steps = length - visual, self._method.selection_layers
+        steps = self._method.selection_layers
         ratio = flops_ratio(length, text + merged, text + kept, layers, steps[-1] if steps else None, hidden, inner)
-        return ratio * layers * decoder_flops(length, hidden, inner)
+        return self._factor * ratio * layers * decoder_flops(length, hidden, inner)
 
-    def most_frames(self, factor: float = 1.0) -> int:
-        """The most frames that stay within the budget where all costs `factor` times what is predicted; 0: none."""
+    def learn(self, frames: int, stats: dict[str, Any]) -> float:
+        """From now on costs are estimated by those of an answer about so many frames, which are returned.
+
+        The shares of its visual tokens that were left are taken for those of other frames; what else the method does to
+        the FLOPs (several choices, say) for a factor.
+        """
+        visual, length = self.tokens(frames)
+        spent = spent_by(self._budget, stats, self._config, length)
+        left = stats["stage1"]["compressed_tokens"], stats["stage2"]["compressed_tokens"]
+        self._shares = left[0] / visual, left[1] / visual
+        self._factor = spent / (self.of(frames) or 1.0) if self._budget.unit == "flops" else 1.0
+        return spent
+
+    def most_frames(self) -> int:
+        """The most frames whose costs stay within the budget; 0: none."""
 
         def fits(frames: int) -> bool:
-            return self.predicted(frames) * factor <= self._budget.amount
+            return self.of(frames) <= self._budget.amount
 
         low = self.least
         return low + largest(lambda more: fits(low + more), self.available - low) if fits(low) else 0
 
 
-def fit(costs: Costs, budget: FrameBudget, measure: Callable[[int, int], float] | None) -> Fit:
+def fit(costs: Costs, budget: FrameBudget, measure: Callable[[int], dict[str, Any]] | None) -> Fit:
     """Predicts, measures and adjusts once.
 
     Args:
-        measure: what a prompt about so many frames costs, given its tokens without pruning; None: as predicted.
+        measure: the statistics of an answer about so many frames; None: the costs are as predicted.
 
     Raises:
         InputError: not even the fewest frames fit.
     """
-    tried = costs.most_frames()
+    frames = tried = costs.most_frames() or (costs.least if measure is not None else 0)
     if not tried:
         raise refuse_small(budget, costs)
-    predicted = measured = costs.predicted(tried)
-    frames = tried
+    predicted = measured = costs.of(tried)
     if measure is not None:
-        measured = measure(tried, costs.tokens(tried)[1])
-        frames = costs.most_frames(measured / predicted if predicted else 1.0) or costs.least
+        measured = costs.learn(tried, measure(tried))
+        frames = costs.most_frames()
+        if not frames:
+            raise refuse_small(budget, costs)
     return Fit(frames, budget, tried, predicted, measured, costs.available, costs.tokens(frames)[1])
 
 
@@ -225,7 +246,7 @@ def refuse_small(budget: FrameBudget, costs: Costs) -> InputError:
     """The error for a budget that does not carry one step of the tower."""
     return InputError(
         f"{'token_budget' if budget.unit == 'tokens' else 'flops_budget'} is {budget.amount:g}, but {costs.least} "
-        f"frame(s) of this clip are going to cost {costs.predicted(costs.least):.4g} {budget.unit}; give more."
+        f"frame(s) of this clip are going to cost {costs.of(costs.least):.4g} {budget.unit}; give more."
     )
 
 

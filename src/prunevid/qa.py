@@ -361,9 +361,8 @@ class VideoQA:
         every = self.load_clip(clip, max_frames=MOST_FRAMES, lazy=True, **options)
         costs = Costs(self.model, self.method, self._prompter, every, question, prompt, budget)
 
-        def measure(frames: int, length: int) -> float:
-            answer = self.ask(clip, question, prompt=prompt, max_frames=frames, max_new_tokens=1, **options)
-            return self._spent(budget, answer.stats, length)
+        def measure(frames: int) -> dict[str, Any]:
+            return self.ask(clip, question, prompt=prompt, max_frames=frames, max_new_tokens=1, **options).stats
 
         return fit(costs, budget, None if budget.unit == "tokens" and exact(self.method) else measure)
 

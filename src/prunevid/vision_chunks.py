@@ -211,9 +211,9 @@ def plan(
     return [own or [len(clip)] for own, clip in zip(sizes, clips)]
 
 
-def may_chunk(model: Any, processor: Any, wanted: ChunkFrames, most: int) -> bool:
+def may_chunk(model: Any, processor: Any, wanted: ChunkFrames, most: Any) -> bool:
     """Whether a clip of up to so many frames may come to be encoded in chunks, so that it is better read lazily."""
-    if not wanted or needs_all_pixels(processor):
+    if not wanted or not isinstance(most, int) or needs_all_pixels(processor):  # reading refuses other numbers
         return False
     adapter, base = adapter_for(model), base_of(model)
     return adapter.frame_block(base, most) is not None and most > (LONG if wanted == "auto" else wanted)

@@ -98,6 +98,7 @@ class Adapter(ABC):
             the method says so).
         token_order: what `token_order="auto"` means for the family.
         equal_frames: whether the family's processor needs the same number of frames in all videos of a batch.
+        tail: tokens after a video's last frame that are never pruned.
         conditions: arguments of the feature function, besides pixels, that the features depend on (a question, say).
         contiguous: whether the tokens of a video stand in one unbroken run (needed for the order "merged").
         salience: what the attention of a cell in the vision tower is, for tables.
@@ -114,6 +115,7 @@ class Adapter(ABC):
     image_pixels: ClassVar[tuple[str, ...]] = ("pixel_values",)
     frames_as_images: ClassVar[bool] = False
     equal_frames: ClassVar[bool] = False
+    tail: ClassVar[int] = 0
     conditions: ClassVar[tuple[str, ...]] = ()
     positions: ClassVar[Literal["mrope", "1d"]] = "1d"
     token_order: ClassVar[Literal["merged", "raster"]] = "merged"
