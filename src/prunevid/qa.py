@@ -313,7 +313,7 @@ class VideoQA:
             chosen["max_frames"] = fitted.frames
             rest = {"max_new_tokens": max_new_tokens, "streamer": streamer, "measure_flops": measure_flops, **options}
             answer = self.ask(clip, question, **{**chosen, **rest})
-            answer.stats["frame_budget"] = fitted.record(self._spent(fitted.budget, answer.stats, fitted.length))
+            answer.stats["frame_budget"] = fitted.record(self.cost(fitted, answer))
             return answer
         seen, spent = self._timed_clip(clip, lazily=True, images=images, **chosen, **_take_reading(options))
         options = self._options(max_new_tokens, streamer, options)
@@ -366,9 +366,10 @@ class VideoQA:
 
         return fit(costs, budget, None if budget.unit == "tokens" and exact(self.method) else measure)
 
-    def _spent(self, budget: FrameBudget, stats: dict[str, Any], length: int) -> float:
-        base = models.base_of(self.model)
-        return spent_by(budget, stats, models.adapter_for(self.model).language_model(base).config, length)
+    def cost(self, fitted: Fit, answer: Answer) -> float:
+        """What an answer about `fitted.frames` frames cost, in the unit of the fitted budget; see `fit_frames`."""
+        language_model = models.adapter_for(self.model).language_model(models.base_of(self.model))
+        return spent_by(fitted.budget, answer.stats, language_model.config, fitted.length)
 
     def ask_batch(
         self,

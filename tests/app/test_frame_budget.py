@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -159,3 +160,21 @@ def test_expected_tokens() -> None:
     assert methods.get("prunevid", enable_stage2=False).expected_tokens(100) == (50, 50)
     assert methods.get("fastv", retention_tokens=30).expected_tokens(100) == (100, 30)
     assert methods.get("tome", retention_ratio=0.5).expected_tokens(100) == (50, 50)
+
+
+def test_accuracy_against_frames_at_equal_cost(capsys: pytest.CaptureFixture[str]) -> None:
+    from prunevid.builtin.frames import at_equal_cost, main, table
+
+    runs = [VideoQA.builtin("none"), VideoQA.builtin("fastv", 0.25)]
+    points = at_equal_cost([16, 32], runs, clips=2, questions=3)
+    assert [(point.budget, point.method) for point in points] == [
+        (16, "none"), (16, "fastv at 0.25"), (32, "none"), (32, "fastv at 0.25")
+    ]  # fmt: skip
+    assert [point.frames for point in points] == [2, 8, 4, 16]
+    assert [point.spent for point in points] == [16, 16, 32, 32]
+    assert all(point.score.questions == 6 for point in points)
+    shown = table(points)
+    assert shown.count("\n") == 5 and "| 16 | fastv at 0.25 | 8.0 | 16 |" in shown
+    main(["--flops", "2e8", "--methods", "none", "--clips", "1", "--questions", "2", "--json"])
+    [point] = json.loads(capsys.readouterr().out)
+    assert point["unit"] == "flops" and 0 < point["spent"] <= 2e8
