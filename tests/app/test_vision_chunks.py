@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import cpu_offload
 
 from app import tiny_qwen
 from app.test_families_qa import OTHER, PROCESSORS, QUESTION, _qa
@@ -284,6 +285,15 @@ def test_a_file_that_lacks_frames_is_read_anew(family: str, tmp_path: Path) -> N
         answer = qa.ask(broken, QUESTION, max_frames=60, max_new_tokens=2)
     _same(expected, answer)
     assert len(answer.clip.times) < 60 and answer.stats["vision_chunks"]["count"] > 1 and not _threads()
+
+
+def test_an_offloaded_model_takes_chunks(clip: Path) -> None:
+    whole = _qa("qwen2_5_vl").ask(clip, QUESTION, max_frames=FRAMES, max_new_tokens=2)
+    made = _qa("qwen2_5_vl")
+    model = cpu_offload(made.model, execution_device=torch.device("cpu"))
+    assert next(model.parameters()).device.type == "meta"
+    qa = VideoQA(model, made.processor, config=made.config, vision_chunk_frames=6)
+    _same(whole, qa.ask(clip, QUESTION, max_frames=FRAMES, max_new_tokens=2))
 
 
 def test_several_sequences(clip: Path) -> None:
