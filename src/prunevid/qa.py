@@ -47,8 +47,8 @@ class VideoQA:
         processor: its processor.
         method, config, preset, retention_ratio, retention_tokens, average_over_layers, method_options: see
             `choose_method`.
-        vision_chunk_frames: frames that are read, prepared and encoded together by `ask` and `ask_batch`: a number,
-            0 for all of a clip, or "auto" for all of a short clip and `prunevid.vision_chunks.CHUNK_FRAMES` of a long
+        vision_chunk_frames: frames that `ask`, `ask_batch` and `compare` read, prepare and encode together: a number, 0
+            for all of a clip, or "auto" for all of a short clip and `prunevid.vision_chunks.CHUNK_FRAMES` of a long
             one. It bounds the memory that frames and pixels take and leaves the features as they are; where the
             vision tower mixes frames, "auto" means all.
 
@@ -477,20 +477,23 @@ class VideoQA:
             UnsupportedError: a clip is held open.
         """
         self._prompter.check(question)
-        seen, spent = self._timed_clip(clip, images=images, **_take_reading(options))
-        inputs = self._prompter.encode([seen], [question])
+        seen, spent = self._timed_clip(clip, lazily=True, images=images, **_take_reading(options))
         chosen = self._options(max_new_tokens, None, options)
+        shown = self._shown([seen], [question], [None], chosen)
+        runs = [(methods.get("none"), chosen), (self.method, chosen)]
         answers = []
         with self._lock:
             self._refuse_open("compare")
             if not self._warm:
-                self.model.generate(**inputs, **{**chosen, "max_new_tokens": 1})
-                self._warm = True
-            for method in (methods.get("none"), self.method):
-                with attach(self.model, method, frames_per_video=self._frames([seen])) as pruning:
-                    run = generate(self.model, self.processor, inputs, chosen, pruning)
-                answers += self._answers(run, [seen], [question], [spent])
-        return answers[0], answers[1]
+                runs.insert(0, (methods.get("none"), {**chosen, "max_new_tokens": 1}))
+            for method, settings in runs:
+                attached = attach(self.model, method, frames_per_video=self._frames(shown.clips))
+                with attached as pruning, shown.supplied(pruning):
+                    run = generate(self.model, self.processor, shown.inputs, settings, pruning)
+                answers += self._answers(run, shown.clips, [question], [spent])
+                shown.note(answers[-1].stats)
+            self._warm = True
+        return answers[-2], answers[-1]
 
     def compare_methods(
         self,

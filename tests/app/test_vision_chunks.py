@@ -287,6 +287,20 @@ def test_a_file_that_lacks_frames_is_read_anew(family: str, tmp_path: Path) -> N
     assert len(answer.clip.times) < 60 and answer.stats["vision_chunks"]["count"] > 1 and not _threads()
 
 
+def test_compare_takes_chunks(clip: Path) -> None:
+    qa = _qa("qwen3_vl")
+    qa.vision_chunk_frames = 0
+    whole = qa.compare(clip, QUESTION, max_frames=FRAMES, max_new_tokens=2)
+    other = _qa("qwen3_vl")
+    other.vision_chunk_frames = 6
+    with _frames_given(other) as given:
+        chunked = other.compare(clip, QUESTION, max_frames=FRAMES, max_new_tokens=2)
+    assert max(given) <= 8 and len(given) == 3 * 4  # to warm up, unpruned, pruned
+    for one, two in zip(whole, chunked):
+        _same(one, two)
+        assert two.stats["vision_chunks"]["count"] == 4
+
+
 def test_an_offloaded_model_takes_chunks(clip: Path) -> None:
     whole = _qa("qwen2_5_vl").ask(clip, QUESTION, max_frames=FRAMES, max_new_tokens=2)
     made = _qa("qwen2_5_vl")
