@@ -83,7 +83,7 @@ class Answer:
             InputError: the file is gone, or other frames stand in it now.
         """
         if self.seen is not None:
-            return self.seen.frames
+            return self.seen.in_memory().frames
         return _read_again(self.clip)
 
     def show(self, path: str | os.PathLike[str] | None = None, **options: Any) -> Image | Path:

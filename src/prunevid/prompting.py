@@ -233,7 +233,8 @@ class Prompter:
     def _videos(self, clips: Sequence[Clip]) -> list[Any]:
         """The frames as the processor wants them: SmolVLM2's takes a list a row (transformers 5.17 only so)."""
         by_row = hasattr(self.processor, "global_image_token")
-        return [[clip.frames] if by_row else clip.frames for clip in clips]
+        frames = [clip.in_memory().frames for clip in clips]
+        return [[pixels] if by_row else pixels for pixels in frames]
 
     def _place(self, name: str, value: Any) -> Any:
         if not isinstance(value, Tensor):

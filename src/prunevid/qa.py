@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -20,6 +20,7 @@ from prunevid.comparing import Comparison, Contest, contestants
 from prunevid.config import PruneVidConfig
 from prunevid.engine import Pruning, attach
 from prunevid.errors import InputError, UnsupportedError
+from prunevid.frame_budget import MOST_FRAMES, Costs, Fit, FrameBudget, exact, fit, given_budget, spent_by
 from prunevid.generation import Run, count_prefill, generate, greedy_by_default, input_device
 from prunevid.loading import load as load_model
 from prunevid.methods import Method
@@ -28,6 +29,7 @@ from prunevid.pairing import check_pair
 from prunevid.prompting import Prompter, truncates_seconds
 from prunevid.region import seen_region
 from prunevid.video import Clip, load_clip
+from prunevid.vision_chunks import ChunkFrames, Shown, check_chunk_frames, may_chunk, several_sequences
 
 _READING = ("max_frames", "sampling", "fps", "source_fps", "start", "end", "limits", "progress")
 
@@ -46,6 +48,10 @@ class VideoQA:
         processor: its processor.
         method, config, preset, retention_ratio, retention_tokens, average_over_layers, method_options: see
             `choose_method`.
+        vision_chunk_frames: frames that `ask`, `ask_batch` and `compare` read, prepare and encode together: a number, 0
+            for all of a clip, or "auto" for all of a short clip and `prunevid.vision_chunks.CHUNK_FRAMES` of a long
+            one. It bounds the memory that frames and pixels take and leaves the features as they are; where the
+            vision tower mixes frames, "auto" means all.
 
     Raises:
         UnsupportedModelError: the model's family has no adapter, or its processor takes no videos.
@@ -65,7 +71,9 @@ class VideoQA:
         retention_tokens: int | None = None,
         average_over_layers: bool | None = None,
         method_options: Mapping[str, Any] | None = None,
+        vision_chunk_frames: ChunkFrames = "auto",
     ) -> None:
+        self.vision_chunk_frames = check_chunk_frames(vision_chunk_frames)
         check_pair(model, processor)
         self.model = model
         self.processor = processor
@@ -104,6 +112,7 @@ class VideoQA:
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = "auto",
         processor_kwargs: dict[str, Any] | None = None,
+        vision_chunk_frames: ChunkFrames = "auto",
         **kwargs: Any,
     ) -> VideoQA:
         """Loads a model from a folder or the hub; see `prunevid.loading.load` for the loading arguments.
@@ -115,6 +124,7 @@ class VideoQA:
         Raises:
             InputError, UnsupportedModelError, ConfigError: see `load` and `choose_method`.
         """
+        check_chunk_frames(vision_chunk_frames)
         chosen = choose_method(  # before weights are read
             method,
             config,
@@ -127,7 +137,7 @@ class VideoQA:
         model, processor = load_model(
             model_id_or_path, device=device, dtype=dtype, processor_kwargs=processor_kwargs, **kwargs
         )
-        return cls(model, processor, method=chosen)
+        return cls(model, processor, method=chosen, vision_chunk_frames=vision_chunk_frames)
 
     @classmethod
     def builtin(
@@ -143,6 +153,7 @@ class VideoQA:
         device: str | torch.device = "cpu",
         dtype: torch.dtype | None = None,
         attn_implementation: str = "sdpa",
+        vision_chunk_frames: ChunkFrames = "auto",
     ) -> VideoQA:
         """The embedded model, which needs no network and no GPU; settings default to what suits its depth."""
         from prunevid import builtin
@@ -158,7 +169,7 @@ class VideoQA:
             method_options=method_options,
         )
         model, processor = builtin.load(device=device, dtype=dtype, attn_implementation=attn_implementation)
-        qa = cls(model, processor, method=chosen)
+        qa = cls(model, processor, method=chosen, vision_chunk_frames=vision_chunk_frames)
         qa.max_new_tokens = builtin.ANSWER_TOKENS
         qa.defaults = dict(builtin.DEFAULTS)
         return qa
@@ -225,7 +236,7 @@ class VideoQA:
             max_frames, sampling: None takes the config's.
             fps: frames to take in a second; implies sampling "fps".
             start, end: seconds.
-            options: `source_fps`, `limits` and `progress` of `prunevid.video.load_clip`.
+            options: `source_fps`, `limits`, `progress` and `lazy` of `prunevid.video.load_clip`.
 
         Raises:
             InputError: there is nothing to see, or it can't be read.
@@ -253,7 +264,9 @@ class VideoQA:
         question: str,
         *,
         max_new_tokens: int | None = None,
-        max_frames: int | None = None,
+        max_frames: int | Literal["auto"] | None = None,
+        token_budget: int | None = None,
+        flops_budget: float | None = None,
         sampling: str | None = None,
         fps: float | None = None,
         start: float | None = None,
@@ -268,7 +281,10 @@ class VideoQA:
         """Answers one question.
 
         Args:
-            clip, images, max_frames, sampling, fps, start, end: see `load_clip`.
+            clip, images, max_frames, sampling, fps, start, end: see `load_clip`. With max_frames="auto" as many frames
+                are sampled as a budget carries (`fit_frames`), and `stats["frame_budget"]` says how that was found.
+            token_budget, flops_budget: the budget of "auto": visual tokens that are left after pruning, or FLOPs of
+                the language model's pruned prefill.
             question: text.
             history: (question, answer) of earlier turns, which the model is shown before the question.
             prompt: the whole prompt in the model's own format, with the video's placeholder once, as
@@ -286,18 +302,76 @@ class VideoQA:
                 model's chat format has no place for earlier turns.
         """
         prompt = self._prompter.conversation(question, history, prompt)  # refuses before the clip is read
-        chosen = {"max_frames": max_frames, "sampling": sampling, "fps": fps, "start": start, "end": end}
-        seen, spent = self._timed_clip(clip, images=images, **chosen, **_take_reading(options))
-        inputs = self._prompter.encode([seen], [question], [prompt])
+        chosen: dict[str, Any] = {
+            "max_frames": max_frames,
+            "sampling": sampling,
+            "fps": fps,
+            "start": start,
+            "end": end,
+        }
+        if given_budget(max_frames, token_budget, flops_budget) is not None:
+            chosen |= {"prompt": prompt, "images": images, **_take_reading(options)}
+            fitted = self.fit_frames(clip, question, token_budget=token_budget, flops_budget=flops_budget, **chosen)
+            chosen["max_frames"] = fitted.frames
+            rest = {"max_new_tokens": max_new_tokens, "streamer": streamer, "measure_flops": measure_flops, **options}
+            answer = self.ask(clip, question, **{**chosen, **rest})
+            answer.stats["frame_budget"] = fitted.record(self.cost(fitted, answer))
+            return answer
+        seen, spent = self._timed_clip(clip, lazily=True, images=images, **chosen, **_take_reading(options))
         options = self._options(max_new_tokens, streamer, options)
+        shown = self._shown([seen], [question], [prompt], options)
         with self._lock:
-            with self._attached([seen]) as pruning:
-                run = generate(self.model, self.processor, inputs, options, pruning)
-                flops = count_prefill(self.model, inputs) if measure_flops else 0
-            answer = self._answers(run, [seen], [question], [spent])[0]
+            with self._attached([seen]) as pruning, shown.supplied(pruning):
+                run = generate(self.model, self.processor, shown.inputs, options, pruning)
+                flops = count_prefill(self.model, shown.inputs) if measure_flops else 0
+            answer = self._answers(run, shown.clips, [question], [spent])[0]
+            shown.note(answer.stats)
             if measure_flops:
-                answer.stats.setdefault("total", {}).update(self._flops(inputs, flops))
+                answer.stats.setdefault("total", {}).update(self._flops(shown, flops))
         return answer
+
+    def fit_frames(
+        self,
+        clip: Any,
+        question: str,
+        *,
+        token_budget: int | None = None,
+        flops_budget: float | None = None,
+        prompt: str | None = None,
+        **options: Any,
+    ) -> Fit:
+        """How many frames of a clip a budget carries after pruning: predicted, measured in one prefill, adjusted once.
+
+        What is predicted is exact for a method with `retention_ratio` or `retention_tokens`, and then not measured. For
+        others the number of frames is adjusted by what the first one cost, so that it may be above the budget by as
+        much as the clip's other frames differ. The vision tower's cost stands in no budget; `MOST_FRAMES` bounds it.
+
+        Args:
+            clip, question, token_budget, flops_budget, prompt: see `ask`.
+            options: those of `load_clip`; `max_frames` does not count.
+
+        Raises:
+            ConfigError: not exactly one budget, or one that is none.
+            InputError: it does not carry the fewest frames that can be shown, or the clip was sampled already.
+        """
+        budget = FrameBudget(token_budget, flops_budget)
+        if isinstance(clip, Clip):
+            raise InputError(
+                "max_frames is 'auto', but the frames of this clip are sampled already; give its file or its frames."
+            )
+        options = {name: value for name, value in options.items() if name != "max_frames"}
+        every = self.load_clip(clip, max_frames=MOST_FRAMES, lazy=True, **options)
+        costs = Costs(self.model, self.method, self._prompter, every, question, prompt, budget)
+
+        def measure(frames: int) -> dict[str, Any]:
+            return self.ask(clip, question, prompt=prompt, max_frames=frames, max_new_tokens=1, **options).stats
+
+        return fit(costs, budget, None if budget.unit == "tokens" and exact(self.method) else measure)
+
+    def cost(self, fitted: Fit, answer: Answer) -> float:
+        """What an answer about `fitted.frames` frames cost, in the unit of the fitted budget; see `fit_frames`."""
+        language_model = models.adapter_for(self.model).language_model(models.base_of(self.model))
+        return spent_by(fitted.budget, answer.stats, language_model.config, fitted.length)
 
     def ask_batch(
         self,
@@ -335,20 +409,23 @@ class VideoQA:
         loaded: dict[Any, tuple[Clip, float]] = {}
         for clip, _ in pairs:
             if _key(clip) not in loaded:
-                loaded[_key(clip)] = self._timed_clip(clip, **reading)
+                loaded[_key(clip)] = self._timed_clip(clip, lazily=True, **reading)
         clips = [loaded[_key(clip)][0] for clip, _ in pairs]
         spent = [loaded[_key(clip)][1] for clip, _ in pairs]
         passes = []
         for rows in self._passes(clips):
             seen, asking = [clips[row] for row in rows], [questions[row] for row in rows]
-            inputs = self._prompter.encode(seen, asking, [given[row] for row in rows])
-            passes.append((rows, seen, asking, inputs))
+            shown = self._shown(seen, asking, [given[row] for row in rows], chosen)
+            passes.append((rows, asking, shown))
         answers: dict[int, Answer] = {}
         with self._lock:
-            for rows, seen, asking, inputs in passes:
-                with self._attached(seen) as pruning:
-                    run = generate(self.model, self.processor, inputs, chosen, pruning)
-                answers |= zip(rows, self._answers(run, seen, asking, [spent[row] for row in rows]))
+            for rows, asking, shown in passes:
+                with self._attached(shown.clips) as pruning, shown.supplied(pruning):
+                    run = generate(self.model, self.processor, shown.inputs, chosen, pruning)
+                found = self._answers(run, shown.clips, asking, [spent[row] for row in rows])
+                for answer in found:
+                    shown.note(answer.stats)
+                answers |= zip(rows, found)
         return [answers[row] for row in range(len(pairs))]
 
     def _passes(self, clips: Sequence[Clip]) -> list[list[int]]:
@@ -413,20 +490,23 @@ class VideoQA:
             UnsupportedError: a clip is held open.
         """
         self._prompter.check(question)
-        seen, spent = self._timed_clip(clip, images=images, **_take_reading(options))
-        inputs = self._prompter.encode([seen], [question])
+        seen, spent = self._timed_clip(clip, lazily=True, images=images, **_take_reading(options))
         chosen = self._options(max_new_tokens, None, options)
+        shown = self._shown([seen], [question], [None], chosen)
+        runs = [(methods.get("none"), chosen), (self.method, chosen)]
         answers = []
         with self._lock:
             self._refuse_open("compare")
             if not self._warm:
-                self.model.generate(**inputs, **{**chosen, "max_new_tokens": 1})
-                self._warm = True
-            for method in (methods.get("none"), self.method):
-                with attach(self.model, method, frames_per_video=self._frames([seen])) as pruning:
-                    run = generate(self.model, self.processor, inputs, chosen, pruning)
-                answers += self._answers(run, [seen], [question], [spent])
-        return answers[0], answers[1]
+                runs.insert(0, (methods.get("none"), {**chosen, "max_new_tokens": 1}))
+            for method, settings in runs:
+                attached = attach(self.model, method, frames_per_video=self._frames(shown.clips))
+                with attached as pruning, shown.supplied(pruning):
+                    run = generate(self.model, self.processor, shown.inputs, settings, pruning)
+                answers += self._answers(run, shown.clips, [question], [spent])
+                shown.note(answers[-1].stats)
+            self._warm = True
+        return answers[-2], answers[-1]
 
     def compare_methods(
         self,
@@ -503,10 +583,27 @@ class VideoQA:
                 f"{what} needs the model without this object's pruning; close the clips that are held open first."
             )
 
-    def _timed_clip(self, clip: Any, **options: Any) -> tuple[Clip, float]:
-        """The clip, and the milliseconds that it took to read."""
+    def _shown(
+        self,
+        clips: Sequence[Clip],
+        questions: Sequence[str],
+        prompts: Sequence[str | None],
+        options: Mapping[str, Any],
+    ) -> Shown:
+        """The model's inputs, in chunks where `vision_chunk_frames` and the clips' lengths say so."""
+        wanted, copies = self.vision_chunk_frames, several_sequences(options)
+        return Shown(self.model, self._prompter, clips, questions, prompts, wanted, copies)
+
+    def _timed_clip(self, clip: Any, lazily: bool = False, **options: Any) -> tuple[Clip, float]:
+        """The clip, and the milliseconds that it took to read; `lazily`: the frames of a long one not yet."""
         started = time.perf_counter()
+        most = options.get("max_frames") or (self.config or PruneVidConfig()).max_frames
+        chunks = self.model, self.processor, self.vision_chunk_frames
+        if lazily and may_chunk(*chunks, most):
+            options["lazy"] = True
         seen = self.load_clip(clip, **options)
+        if not (lazily and may_chunk(*chunks, len(seen))):
+            seen = seen.in_memory()
         return seen, 1000.0 * (time.perf_counter() - started)
 
     def _options(self, max_new_tokens: int | None, streamer: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -519,9 +616,11 @@ class VideoQA:
             options["streamer"] = streamer
         return options
 
-    def _flops(self, inputs: dict[str, Any], pruned: int) -> dict[str, float]:
+    def _flops(self, shown: Shown, pruned: int) -> dict[str, float]:
         self._refuse_open("measure_flops")
-        plain = count_prefill(self.model, inputs)
+        plainly = attach(self.model, methods.get("none"), frames_per_video=self._frames(shown.clips))
+        with plainly as pruning, shown.supplied(pruning):
+            plain = count_prefill(self.model, shown.inputs)
         return {
             "flops_measured": pruned,
             "flops_measured_unpruned": plain,

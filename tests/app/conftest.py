@@ -66,4 +66,4 @@ def _numbers_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     module = importlib.import_module("transformers.models.smolvlm.processing_smolvlm")
     if module.num2words is None:
         words = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
-        monkeypatch.setattr(module, "num2words", words.__getitem__)
+        monkeypatch.setattr(module, "num2words", lambda number: words[number] if number < len(words) else str(number))

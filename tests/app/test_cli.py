@@ -142,6 +142,18 @@ def test_ask_reads_a_folder_of_pictures(cli: Any, folder: Path, tmp_path: Path) 
     assert document["clip"]["times"] == [0.0, 0.5, 1.0, 1.5, 2.0, 2.5]
 
 
+def test_ask_with_a_budget_for_frames_and_in_chunks(cli: Any, folder: Path, clip_file: Path) -> None:
+    arguments = ("ask", clip_file, QUESTION, "--model", folder, *TINY, "--max-frames", "auto", "--token-budget", "60")
+    status, out, _ = cli(*arguments, "--vision-chunk-frames", "4", "--json")
+    document = json.loads(out)
+    fit = document["stats"]["frame_budget"]
+    assert status == 0 and fit["budget"] == 60 and fit["within"]
+    assert fit["adjusted_frames"] == document["clip"]["frames"] == 24 or fit["spent"] > 30
+    assert document["stats"]["vision_chunks"]["frames"] >= 4
+    status, out, _ = cli(*arguments, "--vision-chunk-frames", "4", "--stats")
+    assert status == 0 and "frame budget" in out and "vision chunks" in out
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -160,6 +172,13 @@ def test_ask_reads_a_folder_of_pictures(cli: Any, folder: Path, tmp_path: Path) 
         (["--start", "2", "--end", "1"], "start"),
         (["--start", "60"], "60"),
         (["--max-frames", "0"], "max_frames is 0"),
+        (["--max-frames", "many"], "--max-frames is 'many'"),
+        (["--max-frames", "auto"], "give either token_budget or flops_budget"),
+        (["--max-frames", "auto", "--token-budget", "9", "--flops-budget", "9"], "2 were given"),
+        (["--max-frames", "auto", "--token-budget", "1"], "token_budget is 1"),
+        (["--max-frames", "auto", "--flops-budget", "-1"], "flops_budget is -1"),
+        (["--token-budget", "9"], "set max_frames='auto'"),
+        (["--vision-chunk-frames", "some"], "vision_chunk_frames is 'some'"),
         (["--sampling", "random"], "random"),
         (["--max-new-tokens", "0"], "max_new_tokens is 0"),
         (["--max-seconds", "1"], "limit"),

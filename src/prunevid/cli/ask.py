@@ -56,7 +56,9 @@ def ask(
             rich_help_panel=options.PRUNING,
         ),
     ] = None,
-    max_frames: options.MaxFrames = None,
+    max_frames: options.MaxFramesOrAuto = None,
+    token_budget: options.TokenBudget = None,
+    flops_budget: options.FlopsBudget = None,
     sampling: options.Sampling = None,
     fps: options.Fps = None,
     start: options.Start = None,
@@ -70,6 +72,7 @@ def ask(
         int | None,
         typer.Option(help="Refuse frames of more pixels; 4096 x 4096 by default.", rich_help_panel=options.FRAMES),
     ] = None,
+    vision_chunk_frames: options.VisionChunkFrames = "auto",
     max_new_tokens: options.NewTokens = None,
     temperature: Annotated[
         float | None,
@@ -105,9 +108,11 @@ def ask(
     """Ask a clip one question, or many without reading it again; greedy decoding unless --temperature is given."""
     from prunevid.cli import common
 
-    _check_use(question, flops, follow_up, max_open_bytes)
+    budgets: dict[str, Any] = {"token_budget": token_budget, "flops_budget": flops_budget}
+    _check_use(question, flops, follow_up, max_open_bytes, max_frames == "auto" or any(budgets.values()))
     if temperature is not None and temperature <= 0:
         raise typer.BadParameter("must be above 0 (leave it out for greedy decoding).", param_hint="--temperature")
+    chunk_frames, most = common.chunk_frames(vision_chunk_frames), common.frames(max_frames)
     overrides = {
         "tau": tau,
         "cluster_ratio": cluster_ratio,
@@ -127,6 +132,7 @@ def ask(
         dtype=dtype,
         attn_implementation=attn_implementation,
     )
+    qa.vision_chunk_frames = chunk_frames
     import torch
 
     from prunevid.opened import MAX_OPEN_BYTES
@@ -150,7 +156,7 @@ def ask(
     with ExitStack() as held:
         with common.working("Reading the clip") as tell:
             reading: dict[str, Any] = {
-                "max_frames": max_frames,
+                "max_frames": most,
                 "sampling": sampling,
                 "fps": fps,
                 "start": start,
@@ -163,19 +169,21 @@ def ask(
             if question is None:
                 video = held.enter_context(qa.open(clip, max_open_bytes=max_open_bytes or MAX_OPEN_BYTES, **reading))
             else:
-                answer = qa.ask(clip, question, measure_flops=flops, **reading, **chosen)
+                answer = qa.ask(clip, question, measure_flops=flops, **budgets, **reading, **chosen)
         if question is not None:
             show(answer)
         elif asking.loop(video, ask_held, show):
             raise typer.Exit(2)
 
 
-def _check_use(question: str | None, flops: bool, follow_up: bool, max_open_bytes: int | None) -> None:
+def _check_use(question: str | None, flops: bool, follow_up: bool, max_open_bytes: int | None, budget: bool) -> None:
     """Refuses options that belong to the other way of asking."""
     if max_open_bytes is not None and max_open_bytes < 1:
         raise typer.BadParameter("must be at least 1.", param_hint="--max-open-bytes")
     if question is None and flops:
         raise typer.BadParameter("needs a QUESTION.", param_hint="--flops")
+    if question is None and budget:
+        raise typer.BadParameter("a budget of frames needs a QUESTION.", param_hint="--max-frames")
     given = {"--follow-up": follow_up, "--max-open-bytes": max_open_bytes is not None}
     for name, wanted in given.items():
         if question is not None and wanted:

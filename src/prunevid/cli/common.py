@@ -93,6 +93,31 @@ def limits(max_seconds: float | None, max_pixels: int | None) -> Any:
     return Limits(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
 
 
+def frames(text: str | None) -> Any:
+    """The value of `--max-frames`: a number, "auto" or None.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    if text in (None, "auto"):
+        return text
+    try:
+        return int(str(text))
+    except ValueError:
+        raise ConfigError(f"--max-frames is {text!r}, but must be a whole number or auto.") from None
+
+
+def chunk_frames(text: str) -> Any:
+    """The value of `--vision-chunk-frames`.
+
+    Raises:
+        ConfigError: it is neither auto nor a whole number of at least 0.
+    """
+    from prunevid.vision_chunks import check_chunk_frames
+
+    return check_chunk_frames(int(text) if text.isdecimal() else text)
+
+
 def settings(config: PruneVidConfig | None) -> dict[str, Any] | None:
     """A config as a plain dictionary."""
     import dataclasses
@@ -177,6 +202,16 @@ def stats_lines(stats: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]
         held = stats["open"]
         lines.append(("held open", held["why"] or f"{held['prefix_tokens']} prompt tokens were not run again"))
         lines.append(("", f"{held['bytes'] / 2**20:.1f} MiB held"))
+    if (fit := stats.get("frame_budget")) is not None:
+        lines.append(
+            (
+                "frame budget",
+                f"{fit['spent']:.4g} of {fit['budget']:.4g} {fit['unit']} with {fit['adjusted_frames']} frames "
+                f"({fit['measured']:.4g} with {fit['predicted_frames']}, {fit['predicted']:.4g} predicted)",
+            )
+        )
+    if (chunks := stats.get("vision_chunks")) is not None:
+        lines.append(("vision chunks", f"{chunks['count']} of {chunks['frames']} frames at most"))
     times = stats.get("milliseconds", {})
     lines += [(STAGE_NAMES[name], f"{times[name]:.1f} ms") for name in STAGE_NAMES if name in times]
     return lines

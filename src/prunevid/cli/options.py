@@ -102,6 +102,28 @@ AverageOverLayers = Annotated[
 ]
 
 MaxFrames = Annotated[int | None, typer.Option(help="Frames to look at, at most.", rich_help_panel=FRAMES)]
+MaxFramesOrAuto = Annotated[
+    str | None,
+    typer.Option(
+        help="Frames to look at, at most; auto: as many as --token-budget or --flops-budget carries after pruning.",
+        rich_help_panel=FRAMES,
+    ),
+]
+TokenBudget = Annotated[
+    int | None,
+    typer.Option(help="With --max-frames auto: visual tokens that are left at the end.", rich_help_panel=FRAMES),
+]
+FlopsBudget = Annotated[
+    float | None, typer.Option(help="With --max-frames auto: FLOPs of the pruned prefill.", rich_help_panel=FRAMES)
+]
+VisionChunkFrames = Annotated[
+    str,
+    typer.Option(
+        help="Frames that are read and encoded together, which bounds the memory of long clips: a number, 0 for all, "
+        "or auto (all of a short clip).",
+        rich_help_panel=FRAMES,
+    ),
+]
 Sampling = Annotated[
     str | None, typer.Option(help="uniform (spread over the clip) or fps (so many a second).", rich_help_panel=FRAMES)
 ]

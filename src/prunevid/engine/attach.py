@@ -9,7 +9,7 @@ import inspect
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -24,6 +24,7 @@ from prunevid.engine.prefill import Prefill, refuse_uncached
 from prunevid.engine.prefix import Held, Sharing
 from prunevid.engine.record import Encoded, Encodings, Summary, TokenMap
 from prunevid.engine.repeats import refuse_interleaved, refuse_mixed
+from prunevid.engine.supplying import Joined, Supply, arguments_of
 from prunevid.engine.timing import now
 from prunevid.errors import (
     AlreadyAttachedError,
@@ -97,6 +98,8 @@ class Pruning:
         self._reports = threading.local()
         self._last: Summary | None = None
         self._own_features: dict[str, Any] = {}
+        self._encoders: dict[str, Callable[..., Any]] = {}  # the base model's own, by kind
+        self._stand_ins = 0  # prompts in force whose pixels are stand-ins
         self._remembered: Encodings | None = None
         self._held: Held | None = None
         self._frames_per_video: int | Sequence[int] | None = None
@@ -226,6 +229,43 @@ class Pruning:
         finally:
             self._remembered = self._held = None
 
+    @contextmanager
+    def supply(self, inputs: Mapping[str, Any], frames: Sequence[int]) -> Iterator[Supply]:
+        """In its block, the videos of a prompt are taken from features that were encoded in parts.
+
+        Args:
+            inputs: the model's inputs with stand-ins for the pixels (`prunevid.outlines.outline`).
+            frames: of each of the prompt's videos.
+
+        Yields:
+            Where to `add` the parts, all of them, and then to `finish`, before the model is run.
+        """
+        before = self._remembered
+        if before is None:
+            self._remembered = Encodings(keep_merged=False)  # every prefill pays for its merge, as it would
+        encode = self._encoders["video"]
+        given = arguments_of(encode, inputs, self.adapter.pixels)
+        pixels = next((value for name, value in given.items() if name.startswith("pixel")), None)
+        asked = [given.get(condition) for condition in self.adapter.conditions]
+
+        @functools.wraps(encode)
+        def alone(**kwargs: Any) -> Any:
+            return self._encode(encode, (), kwargs)
+
+        joined = Joined(self.adapter, self.base, alone, list(frames), self._watching, self.method.collect_stats)
+
+        def finish() -> None:
+            output, encoded = joined.finish()
+            encoded.unreported = encoded.milliseconds
+            self._remember(pixels, "video", asked, output, encoded)
+
+        self._stand_ins += 1
+        try:
+            yield Supply(joined.add, finish)
+        finally:
+            self._stand_ins -= 1
+            self._remembered = before
+
     def _last_prefill(self) -> Summary | None:
         return getattr(self._reports, "last", None) or self._last
 
@@ -262,7 +302,7 @@ class Pruning:
         `generate` encodes before the first forward pass and hands on the output alone, so the output must carry them.
         """
         self._own_features[name] = self.base.__dict__.get(name)
-        encode = getattr(self.base, name)
+        encode = self._encoders[kind] = getattr(self.base, name)
         signature = inspect.signature(encode)
 
         @functools.wraps(encode)  # `generate` reads the signature to pick its arguments
@@ -274,6 +314,7 @@ class Pruning:
             asked = [arguments.get(condition) for condition in self.adapter.conditions]
             output, encoded = self._recall(pixels, kind, asked)
             if encoded is None:
+                self._refuse_stand_in(pixels)
                 measure, device = self.method.collect_stats, getattr(pixels, "device", None)
                 start = now(device, measure)
                 with self._watching() as seen:
@@ -290,6 +331,14 @@ class Pruning:
             return output
 
         self.base.__dict__[name] = recorded
+
+    def _refuse_stand_in(self, pixels: Tensor | None) -> None:
+        """Refuses pixels that stand for features which were supplied for another tensor."""
+        if self._stand_ins and pixels is not None and bool(pixels[(0,) * pixels.ndim].isnan()):
+            raise UnsupportedError(
+                "This version of transformers repeats the pixels of a prompt before it encodes them (for beams or "
+                "several sequences), so they can't be encoded in parts; set vision_chunk_frames=0."
+            )
 
     def _watching(self) -> AbstractContextManager[Watch | None]:
         """In its block, what the method asks of the vision tower is written down; the features stay the same."""

@@ -30,6 +30,7 @@ class Encoded:
     views: list[TowerView] | None = None  # of each video, where the method asks for them
     asked: bool = False  # whether it depends on the question
     identity: object = field(default_factory=object)  # the same for all copies of one encoding
+    unreported: float = 0.0  # milliseconds that no prefill has reported yet
 
 
 class Encodings:
@@ -53,8 +54,11 @@ class Encodings:
         for known, name, output, encoded in self._known:
             if pixels is not None and known() is pixels and name == key:
                 merged = encoded.merged if self._keep_merged else {}
+                spent, encoded.unreported = encoded.unreported, 0.0
                 # A copy: `generate` repeats the features in place for beams.
-                return copy.copy(output), dataclasses.replace(encoded, milliseconds=0.0, merged=merged)
+                return copy.copy(output), dataclasses.replace(
+                    encoded, milliseconds=spent, merged=merged, unreported=0.0
+                )
         return None, None
 
     def remember(self, pixels: Tensor | None, key: Any, output: Any, encoded: Encoded) -> None:

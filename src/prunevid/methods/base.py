@@ -357,6 +357,15 @@ class Method:
             return Split(None, tokens_after_choices(cells, allowed, len(steps)))
         return Split(None, layer_average(self.name, cells, allowed, steps, depth))
 
+    def expected_tokens(self, cells: int) -> tuple[int, int]:
+        """About how many tokens are left of a video of so many cells: before the first choice inside, and at the end.
+
+        A budget says so; without one this is what is left at most, where a method does not know better.
+        """
+        allowed = self.budget(cells)
+        kept = cells if allowed is None else allowed
+        return (kept if self.merges and not self.selection_layers else cells), kept
+
     def replace(self, **overrides: Any) -> Method:
         """A copy with some options changed.
 

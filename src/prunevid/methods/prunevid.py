@@ -138,6 +138,16 @@ class PruneVid(Method):
         merged, chosen = expanded_split(cells, allowed, keep, config.pruning_layer, depth)
         return Split(merged, (chosen,))
 
+    def expected_tokens(self, cells: int) -> tuple[int, int]:
+        """See `Method.expected_tokens`: as if no cell were static and all sets were clustered."""
+        config, allowed = self.config, self.budget(cells)
+        merged = round(cells * config.cluster_ratio) if config.enable_stage1 else cells
+        kept = round(merged * config.keep_ratio) if config.enable_stage2 else merged
+        if allowed is None:
+            return merged, kept
+        split = self.split(cells, 1, 1) if not self.average_over_layers else None
+        return (split.merged if split is not None and split.merged is not None else merged), allowed
+
     def replace(self, **overrides: Any) -> PruneVid:
         """A copy with some settings of its config, or of its budget, changed."""
         settings = {field.name for field in dataclasses.fields(self.config)}

@@ -98,6 +98,7 @@ class Adapter(ABC):
             the method says so).
         token_order: what `token_order="auto"` means for the family.
         equal_frames: whether the family's processor needs the same number of frames in all videos of a batch.
+        tail: tokens after a video's last frame that are never pruned.
         conditions: arguments of the feature function, besides pixels, that the features depend on (a question, say).
         contiguous: whether the tokens of a video stand in one unbroken run (needed for the order "merged").
         salience: what the attention of a cell in the vision tower is, for tables.
@@ -114,6 +115,7 @@ class Adapter(ABC):
     image_pixels: ClassVar[tuple[str, ...]] = ("pixel_values",)
     frames_as_images: ClassVar[bool] = False
     equal_frames: ClassVar[bool] = False
+    tail: ClassVar[int] = 0
     conditions: ClassVar[tuple[str, ...]] = ()
     positions: ClassVar[Literal["mrope", "1d"]] = "1d"
     token_order: ClassVar[Literal["merged", "raster"]] = "merged"
@@ -211,6 +213,21 @@ class Adapter(ABC):
             f"{type(self).__name__} does not say where the vision tower of a {type(base).__name__} is; override its "
             "method tower, or take a method that does not ask for the vision tower."
         )
+
+    def frame_block(self, base: Any, frames: int) -> int | None:
+        """How many neighbouring frames the vision tower joins into one step, if it mixes no others.
+
+        Then a video can be encoded in parts of whole steps, with the same features. A family says so only where its
+        code does so, and a test holds it to that.
+
+        Args:
+            base: the base model (`model.model`).
+            frames: of a video, or of a part of one.
+
+        Returns:
+            The number (1: every frame by itself), or None: a video of so many frames must be encoded whole.
+        """
+        return None
 
     def shorten(self, arguments: dict[str, Any], merge: Shortening) -> dict[str, Any]:
         """What else the language model is given for every token, shortened as its tokens were.

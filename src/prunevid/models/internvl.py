@@ -55,3 +55,7 @@ class InternVL(Adapter):
     def tower(self, base: Any) -> Tower:
         """See `Adapter.tower`."""
         return PictureTower(base.vision_tower, mean_pool(int(1 / base.config.downsample_ratio)))
+
+    def frame_block(self, base: Any, frames: int) -> int | None:
+        """See `Adapter.frame_block`: every frame goes through the tower as a picture."""
+        return 1

@@ -35,6 +35,10 @@ class LlavaNextVideo(Adapter):
         """See `Adapter.tower`."""
         return PictureTower(base.vision_tower, mean_pool(base.config.spatial_pool_stride))
 
+    def frame_block(self, base: Any, frames: int) -> int | None:
+        """See `Adapter.frame_block`: every frame goes through the tower as a picture."""
+        return 1
+
     def image_layouts(self, base: Any, arguments: dict[str, Any], output: Any) -> list[VideoLayout]:
         """See `Adapter.image_layouts`: two views an image."""
         return [view for size in image_sizes(arguments) for view in tiled_layouts(base.config, size)]

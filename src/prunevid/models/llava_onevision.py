@@ -27,6 +27,7 @@ class LlavaOnevision(Adapter):
     arrangement: ClassVar[str] = "one run of T * ceil(g / 2)^2 tokens, then one newline, which is never pruned"
     salience: ClassVar[str] = "mean over the frame's patches; cells pooled as the features are (bilinear)"
     equal_frames: ClassVar[bool] = True
+    tail: ClassVar[int] = 1
     image_function: ClassVar[str | None] = "get_image_features"
 
     def layouts(self, base: Any, arguments: dict[str, Any], output: Any) -> list[VideoLayout]:
@@ -34,11 +35,15 @@ class LlavaOnevision(Adapter):
         vision = base.config.vision_config
         side = math.ceil(vision.image_size // vision.patch_size / 2)
         videos, frames = stacked_frames(arguments)
-        return [VideoLayout(frames, side, side, tail=1)] * videos
+        return [VideoLayout(frames, side, side, tail=self.tail)] * videos
 
     def tower(self, base: Any) -> Tower:
         """See `Adapter.tower`."""
         return PictureTower(base.vision_tower, bilinear_pool(2))
+
+    def frame_block(self, base: Any, frames: int) -> int | None:
+        """See `Adapter.frame_block`: every frame goes through the tower as a picture."""
+        return 1
 
     def image_layouts(self, base: Any, arguments: dict[str, Any], output: Any) -> list[VideoLayout]:
         """See `Adapter.image_layouts`: two views of a row's only image; one and a newline of each of several."""

@@ -46,6 +46,10 @@ class QwenVL(Adapter):
         """See `Adapter.image_layouts`."""
         return _grids(base, arguments, "image")
 
+    def frame_block(self, base: Any, frames: int) -> int | None:
+        """See `Adapter.frame_block`: the patch embedding joins frames; attention and positions are those of a step."""
+        return int(base.visual.config.temporal_patch_size)
+
     def tower(self, base: Any) -> Tower:
         """See `Adapter.tower`; a tower with windows has its merge blocks window by window."""
         visual = base.visual

@@ -58,3 +58,7 @@ class SmolVLM(Adapter):
     def tower(self, base: Any) -> Tower:
         """See `Adapter.tower`."""
         return PictureTower(base.vision_model, mean_pool(base.config.scale_factor))
+
+    def frame_block(self, base: Any, frames: int) -> int | None:
+        """See `Adapter.frame_block`: every frame goes through the tower as a picture."""
+        return 1

@@ -45,6 +45,10 @@ class VideoLlama3(Adapter):
             base.vision_model, bilinear_pool, lambda arguments, layouts: arguments["video_merge_sizes"].tolist()
         )
 
+    def frame_block(self, base: Any, frames: int) -> int | None:
+        """See `Adapter.frame_block`: every frame goes through the tower as a picture."""
+        return 1
+
     def image_layouts(self, base: Any, arguments: dict[str, Any], output: Any) -> list[VideoLayout]:
         """See `Adapter.image_layouts`."""
         return _grids(arguments, "image")

@@ -40,6 +40,10 @@ class VideoLlava(Adapter):
         """See `Adapter.tower`."""
         return PictureTower(base.video_tower, mean_pool(1), class_cell=True)
 
+    def frame_block(self, base: Any, frames: int) -> int | None:
+        """See `Adapter.frame_block`: every frame goes through the tower as a picture."""
+        return 1
+
     def image_layouts(self, base: Any, arguments: dict[str, Any], output: Any) -> list[VideoLayout]:
         """See `Adapter.image_layouts`."""
         vision, strategy = base.config.vision_config, arguments.get("vision_feature_select_strategy")

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from prunevid.video.lazy import LazyFrames
 
 _FINE_CLOCK = 1000.0  # ticks a second of the metadata of clips without a constant rate
 _ROUNDING = 1e-3  # seconds; Matroska keeps times in milliseconds
@@ -18,7 +21,8 @@ class Clip:
     """Frames sampled from a clip, in the order in which they are shown, each once; or as a function chose them.
 
     Attributes:
-        frames: (T, H, W, 3) uint8, RGB, upright (rotation metadata applied).
+        frames: (T, H, W, 3) uint8, RGB, upright (rotation metadata applied); or `LazyFrames` of that shape, which are
+            read when they are asked for (`load_clip(lazy=True)`).
         times: T presentation times in seconds, counted from the first frame of the source.
         fps: frames a second of the source: its mean rate where the rate varies.
         duration: seconds of the whole source.
@@ -51,6 +55,11 @@ class Clip:
 
     def __len__(self) -> int:
         return int(self.frames.shape[0])
+
+    def in_memory(self) -> Clip:
+        """The same clip with frames that have been read."""
+        frames: Any = self.frames
+        return dataclasses.replace(self, frames=frames.read()) if isinstance(frames, LazyFrames) else self
 
     def metadata(self) -> dict[str, Any]:
         """The fields of transformers' `VideoMetadata`, for `processor(..., video_metadata=[clip.metadata()])`.

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from prunevid.errors import InputError
 from prunevid.video.clip import Clip
 from prunevid.video.decoding import FrameMissed, Work, decode_all, fetch_by_time
 from prunevid.video.frame_index import FrameIndex, read_index, steady_gap
+from prunevid.video.lazy import FramesChanged, LazyFrames
 from prunevid.video.limits import Limits
 from prunevid.video.opening import Opened, open_clip, require_av
 from prunevid.video.orientation import to_rgb
@@ -55,14 +56,49 @@ class FileReader:
         Raises:
             InputError: see `prunevid.video.load_clip`.
         """
-        try:
+        with self._decoding():
             clip = self._read()
+        _log.debug("%s: %s", self._path, self.work)
+        return clip
+
+    def stream(self) -> Clip:
+        """As `read`, but with `LazyFrames`, which are decoded when they are asked for.
+
+        What can only be had by decoding everything (streams without usable times, damaged files, frames in an order of
+        their own) is read now.
+
+        Raises:
+            InputError: see `prunevid.video.load_clip`.
+        """
+        with self._decoding():
+            with self._open() as opened:
+                self._check_length(opened)
+                index = read_index(opened, self._reporter.tick)
+                rate = _rate(opened, index)
+            if index.timed and not self._damage:
+                times, duration = _times(index, rate)
+                selection = self._select(times, duration, rate)
+                wanted = sorted(set(selection.indices))
+                if wanted == list(selection.indices):
+                    frames = _Stream(self, index, [index.pts[number] for number in wanted])
+                    try:
+                        first = next(frames.by_time([0], True))
+                        lazy: Any = LazyFrames((len(wanted), *first.shape), frames.fetch)
+                        frames.expected = self._describe(lazy, selection, times, duration, rate)
+                        return frames.expected
+                    except FrameMissed:
+                        pass
+        return self.read()
+
+    @contextmanager
+    def _decoding(self) -> Iterator[None]:
+        """What FFmpeg says of a file that it can't decode, in one sentence."""
+        try:
+            yield
         except require_av().error.FFmpegError as error:
             raise InputError(
                 f"{self._path} can't be decoded ({error.strerror}); check the file or convert it to mp4."
             ) from error
-        _log.debug("%s: %s", self._path, self.work)
-        return clip
 
     def _read(self) -> Clip:
         with self._open() as opened:
@@ -98,9 +134,7 @@ class FileReader:
         self._limits.check_seconds(end - (self._request.start or 0.0), opened.name)
 
     def _read_by_time(self, index: FrameIndex, rate: float, seeking: bool) -> Clip:
-        first, base = index.pts[0], index.time_base
-        times = [float((pts - first) * base) for pts in index.pts]
-        duration = times[-1] + float(index.last_ticks * base or 1 / rate)
+        times, duration = _times(index, rate)
         selection = self._select(times, duration, rate)
         wanted = [index.pts[number] for number in sorted(set(selection.indices))]
         with self._open() as opened:
@@ -165,16 +199,91 @@ class FileReader:
         if len(pixels) < len(decoded):
             raise InputError(f"{self._path} changed while it was read; try again when it is complete.")
         place = {number: position for position, number in enumerate(decoded)}
+        frames = np.stack([pixels[place[number]] for number in indices])
+        return self._describe(frames, selection, times, duration, rate)
+
+    def _describe(
+        self, frames: NDArray[np.uint8], selection: Selection, times: Sequence[float], duration: float, rate: float
+    ) -> Clip:
         return Clip(
-            frames=np.stack([pixels[place[number]] for number in indices]),
-            times=tuple(times[number] for number in indices),
+            frames=frames,
+            times=tuple(times[number] for number in selection.indices),
             fps=rate,
             duration=duration,
-            indices=indices,
+            indices=selection.indices,
             total_frames=len(times),
             source=str(self._path),
             sampled_fps=selection.sampled_fps,
         )
+
+
+class _Stream:
+    """Decodes chosen frames of a file on demand.
+
+    Args:
+        reader: of the file.
+        index: what its packets tell.
+        pts: presentation times of the chosen frames in ticks, ascending.
+
+    Attributes:
+        expected: the clip that the frames belong to.
+    """
+
+    expected: Clip
+
+    def __init__(self, reader: FileReader, index: FrameIndex, pts: Sequence[int]) -> None:
+        self._reader, self._index, self._pts = reader, index, pts
+        self._size: tuple[int, int] | None = None  # of the first frame, as it is stored
+
+    def fetch(self, places: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
+        """The frames at ascending places among the chosen ones; the ways are those of `FileReader`.
+
+        Raises:
+            InputError: the file can't be decoded.
+            FramesChanged: it can, but with other frames than were chosen.
+        """
+        self._reader._reporter.begin(len(places))
+        done = 0
+        with self._reader._decoding():
+            for seeking in (True, False):
+                try:
+                    for frame in self.by_time(places[done:], seeking):
+                        done += 1
+                        self._reader._reporter.step()
+                        yield frame
+                    return
+                except FrameMissed:
+                    pass
+        whole = self._reader.read()
+        if whole.indices != self.expected.indices or whole.times != self.expected.times:
+            raise FramesChanged(
+                f"{self.expected.source} lacks frames that its index promises, so it can't be read in parts; read it "
+                "without lazy.",
+                whole,
+            )
+        for place in places[done:]:
+            yield whole.frames[place]
+
+    def by_time(self, places: Sequence[int], seeking: bool) -> Iterator[NDArray[np.uint8]]:
+        """The same by one way.
+
+        Raises:
+            FrameMissed: a frame did not come.
+        """
+        reader, wanted = self._reader, [self._pts[place] for place in places]
+        with reader._open() as opened:
+            found = fetch_by_time(opened, self._index, wanted, reader.work, reader._reporter.tick, seeking)
+            for frame in found:
+                self._size = self._size or (frame.width, frame.height)
+                yield to_rgb(frame, self._size)
+            opened.warn()
+
+
+def _times(index: FrameIndex, rate: float) -> tuple[list[float], float]:
+    """Presentation times of all frames in seconds from the first, and when the last one ends."""
+    first, base = index.pts[0], index.time_base
+    times = [float((pts - first) * base) for pts in index.pts]
+    return times, times[-1] + float(index.last_ticks * base or 1 / rate)
 
 
 def _rate(opened: Opened, index: FrameIndex) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 
 from prunevid.errors import InputError
 from prunevid.video.clip import Clip
+from prunevid.video.lazy import LazyFrames
 from prunevid.video.limits import Limits
 from prunevid.video.progress import Reporter
 from prunevid.video.sampling import Request, select
@@ -186,8 +187,9 @@ def sample_frames(
     reporter: Reporter,
     source: str,
     backend: str,
+    lazy: bool = False,
 ) -> Clip:
-    """Sample `count` evenly timed frames, fetching only those that are chosen.
+    """Sample `count` evenly timed frames, fetching only those that are chosen; `lazy`: when they are asked for.
 
     Raises:
         InputError: the chosen frames differ in size, or a limit is exceeded.
@@ -195,14 +197,18 @@ def sample_frames(
     times = [number / rate for number in range(count)]
     selection = select(times, count / rate, rate, request, source)
     limits.check_seconds(selection.span, source)
-    reporter.begin(len(selection.indices))
-    frames: list[NDArray[np.uint8]] = []
-    for number in selection.indices:
-        frames.append(fetch(number))
-        _check_size(frames, selection.indices, source)
-        reporter.step()
+    if lazy:
+        pixels: Any = _lazily(fetch, selection.indices, reporter)
+    else:
+        reporter.begin(len(selection.indices))
+        frames: list[NDArray[np.uint8]] = []
+        for number in selection.indices:
+            frames.append(fetch(number))
+            _check_size(frames, selection.indices, source)
+            reporter.step()
+        pixels = np.stack(frames)
     return Clip(
-        frames=np.stack(frames),
+        frames=pixels,
         times=tuple(times[number] for number in selection.indices),
         fps=rate,
         duration=count / rate,
@@ -212,6 +218,20 @@ def sample_frames(
         sampled_fps=selection.sampled_fps,
         backend=backend,
     )
+
+
+def _lazily(fetch: Callable[[int], NDArray[np.uint8]], numbers: Sequence[int], reporter: Reporter) -> LazyFrames:
+    """Chosen frames, fetched when they are asked for; the first one now, for its size."""
+
+    def fetched(places: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
+        reporter.begin(len(places))
+        for place in places:
+            frame = fetch(numbers[place])
+            reporter.step()
+            yield frame
+
+    height, width, _ = fetch(numbers[0]).shape
+    return LazyFrames((len(numbers), height, width, 3), fetched)
 
 
 def _check_size(frames: Sequence[NDArray[np.uint8]], indices: Sequence[int], source: str) -> None:

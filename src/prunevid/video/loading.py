@@ -29,6 +29,7 @@ def load_clip(
     end: float | None = None,
     limits: Limits | None = None,
     progress: ProgressOption = None,
+    lazy: bool = False,
 ) -> Clip:
     """Sample frames of a clip.
 
@@ -60,6 +61,8 @@ def load_clip(
         limits: what a frame may measure and the sampled part may last.
         progress: None for a bar on standard error (a terminal only, after two seconds), False for none, or a
             callable that gets (frames done, frames wanted).
+        lazy: give a clip whose `frames` are `LazyFrames`, which are read when they are asked for: of a file, a folder
+            or a list of paths. Arrays stay as they are, and so does what can only be read as a whole. There is no bar.
 
     Returns:
         A `Clip`.
@@ -73,13 +76,16 @@ def load_clip(
     if source_fps is not None:
         check_rate("source_fps", source_fps)
     label = Path(source).name if isinstance(source, (str, os.PathLike)) else "frames"
+    if lazy and not callable(progress):
+        progress = False
     with Reporter(progress, label) as reporter:
         if isinstance(source, (str, os.PathLike)):
             path = Path(source)
             if not path.is_dir() and path.suffix.lower() not in IMAGE_SUFFIXES:
                 _refuse_rate(request, source_fps, path)
-                return FileReader(path, request, limits, reporter).read()
-        return _load_frames(source, request, _rate(request, source_fps), limits, reporter)
+                reader = FileReader(path, request, limits, reporter)
+                return reader.stream() if lazy else reader.read()
+        return _load_frames(source, request, _rate(request, source_fps), limits, reporter, lazy)
 
 
 def _refuse_rate(request: Request, source_fps: float | None, path: Path) -> None:
@@ -98,7 +104,9 @@ def _rate(request: Request, source_fps: float | None) -> float:
     return float(source_fps or request.fps or DEFAULT_FPS)
 
 
-def _load_frames(source: Any, request: Request, rate: float, limits: Limits, reporter: Reporter) -> Clip:
+def _load_frames(
+    source: Any, request: Request, rate: float, limits: Limits, reporter: Reporter, lazy: bool = False
+) -> Clip:
     """Clips that are images already."""
     if hasattr(source, "shape") and hasattr(source, "dtype"):
         height, width = _frame_size(source)
@@ -112,7 +120,7 @@ def _load_frames(source: Any, request: Request, rate: float, limits: Limits, rep
     def fetch(number: int) -> Any:
         return read_image(items[number], limits, f"frame {number}")
 
-    return sample_frames(len(items), fetch, rate, request, limits, reporter, name, "images")
+    return sample_frames(len(items), fetch, rate, request, limits, reporter, name, "images", lazy)
 
 
 def _frame_size(array: Any) -> tuple[int, int]:

@@ -37,6 +37,10 @@ class PLLaVA(Adapter):
         """See `video_token_id`."""
         return None
 
+    def frame_block(self, base: Any, frames: int) -> int | None:
+        """See `Adapter.frame_block`: the pooling may join frames, and one frame alone counts as an image."""
+        return 1 if frames > 1 and base.config.pooled_shape(frames)[0] == frames else None
+
     def tower(self, base: Any) -> Tower:
         """See `Adapter.tower`."""
         return _RepeatingTower(base)

@@ -51,6 +51,8 @@ class Pictures:
         Raises:
             InputError: there are none, or they are no pictures of 8 bits and three channels.
         """
+        if isinstance(frames, Tensor) and frames.is_meta:  # asked for the shape alone
+            return torch.empty((len(frames), 3, self.crop_size, self.crop_size), device="meta")
         pictures = [self.picture(frame, data_format) for frame in frames]
         if not pictures:
             raise InputError("A video has no frames; give at least one.")

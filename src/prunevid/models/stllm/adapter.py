@@ -29,3 +29,7 @@ class STLLM(Adapter):
         if base.config.video_input == "residual":
             frames = base.config.residual_frames
         return [VideoLayout(frames, 1, base.config.num_query_tokens, pictured=False)] * videos
+
+    def frame_block(self, base: Any, frames: int) -> int | None:
+        """See `Adapter.frame_block`: the BT-Adapter and the residual fusion mix all frames."""
+        return 1 if base.vision_model.bt_adapter is None and base.residual is None else None

@@ -53,6 +53,9 @@ class STLLMVideoProcessor(BaseVideoProcessor):
                 "number."
             )
         edge, crop = _value(size, "shortest_edge"), [_value(crop_size, side) for side in ("height", "width")]
+        if videos[0].is_meta:  # asked for the shape alone
+            pixels = torch.empty((len(videos), counts[0], 3, *crop), device="meta")
+            return BatchFeature(data={"pixel_values_videos": pixels}, tensor_type=kwargs.get("return_tensors"))
         mean, deviation = (torch.tensor(kwargs[name]).view(3, 1, 1) for name in ("image_mean", "image_std"))
         frames = [torch.stack([_resized(frame, edge, crop) for frame in video]) for video in videos]
         pixels = (torch.stack(frames).float() / 255 - mean) / deviation
