@@ -107,6 +107,20 @@ def frames(text: str | None) -> Any:
         raise ConfigError(f"--max-frames is {text!r}, but must be a whole number or auto.") from None
 
 
+def shares(text: str | None) -> list[float]:
+    """The value of `--retention` where it may be several shares; empty for None.
+
+    Raises:
+        typer.BadParameter: it is no list of numbers.
+    """
+    try:
+        return [] if text is None else [float(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is no list of numbers such as 0.25,0.15,0.1.", param_hint="--retention"
+        ) from None
+
+
 def chunk_frames(text: str) -> Any:
     """The value of `--vision-chunk-frames`.
 

@@ -42,7 +42,7 @@ def compare(
     from prunevid.cli import common
     from prunevid.comparing import contestants
 
-    shares = _shares(retention)
+    shares = common.shares(retention)
     contestants(methods, shares, average_over_layers or None)  # wrong names and numbers, before weights are read
     with common.working("Loading the model") as tell:
         qa = common.load(model, method="none", device=device, dtype=dtype, attn_implementation=attn_implementation)
@@ -68,16 +68,6 @@ def compare(
         _show(result, model or "the embedded one", average_over_layers)
     if all(side.reason is not None for side in result.sides):
         raise UnsupportedError("None of the methods could run; the output says why.")
-
-
-def _shares(text: str | None) -> list[float]:
-    """The shares of `--retention`."""
-    try:
-        return [] if text is None else [float(part) for part in text.split(",")]
-    except ValueError:
-        raise typer.BadParameter(
-            f"{text!r} is no list of numbers such as 0.25,0.15,0.1.", param_hint="--retention"
-        ) from None
 
 
 def document(result: Comparison, model: str) -> dict[str, Any]:

@@ -176,12 +176,11 @@ def compare(
     """Show what several methods, or budgets, keep of the same frames, side by side."""
     from prunevid import view as drawing
     from prunevid.cli import common
-    from prunevid.cli.compare import _shares
     from prunevid.comparing import contestants
-    from prunevid.view.reports import compare_report, facts_of
+    from prunevid.view.reports import compare_report
 
     places = _places({"--out": out, "--png": png}, clip)
-    shares = _shares(retention)
+    shares = common.shares(retention)
     contestants(methods, shares, average_over_layers or None)  # wrong names and numbers, before weights are read
     qa = common.load(model, method="none", device=device, dtype=dtype, attn_implementation=attn_implementation)
     chosen = contestants(methods, shares, average_over_layers or None, qa.defaults)
@@ -193,15 +192,13 @@ def compare(
         labels, said, shown = list(answers), list(answers.values()), columns or 8
         contents: dict[Path, bytes] = {}
         if "--out" in places:
-            facts = facts_of(qa, model or "the embedded model")
-            facts = {name: facts[name] for name in ("Model", "Versions")}
             page = compare_report(
                 said,
                 labels,
                 unpruned=plain,
                 failures=failures,
                 frames=seen,
-                facts=facts,
+                facts=_model_facts(qa, model),
                 width=width,
                 columns=shown,
             )
@@ -270,7 +267,7 @@ def attention(
     """Show how the question's attention to the clip changes over the layers of the unpruned model."""
     from prunevid import view as drawing
     from prunevid.cli import common
-    from prunevid.view.reports import attention_report, facts_of
+    from prunevid.view.reports import attention_report
 
     places = _places({"--out": out, "--png": png}, clip)
     wanted = _layers(layers)
@@ -284,9 +281,9 @@ def attention(
         shown = columns or 8
         contents: dict[Path, bytes] = {}
         if "--out" in places:
-            facts = facts_of(qa, model or "the embedded model")
-            facts = {name: facts[name] for name in ("Model", "Versions")}
-            page = attention_report(watched, frames=seen, facts=facts, width=width, columns=shown, scale=scale)
+            page = attention_report(
+                watched, frames=seen, facts=_model_facts(qa, model), width=width, columns=shown, scale=scale
+            )
             contents[places["--out"]] = page.encode()
         if "--png" in places:
             picture = drawing.attention_sheet(watched, seen, columns=shown, scale=scale)
@@ -466,6 +463,14 @@ def _layers(given: str | None) -> list[int] | None:
         return [int(part) for part in given.split(",")]
     except ValueError as error:
         raise ConfigError(f"--layers is {given!r}, but must be numbers with commas between, such as 2,10.") from error
+
+
+def _model_facts(qa: VideoQA, model: str | None) -> dict[str, str]:
+    """What a report says of the model alone, where the method is not one."""
+    from prunevid.view.reports import facts_of
+
+    facts = facts_of(qa, model or "the embedded model")
+    return {name: facts[name] for name in ("Model", "Versions")}
 
 
 def _write(contents: Mapping[Path, bytes]) -> None:
