@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from prunevid.answers import Answer
@@ -11,8 +12,10 @@ from prunevid.engine import Held
 from prunevid.errors import InputError
 from prunevid.generation import generate, greedy_by_default
 from prunevid.models import adapter_for
+from prunevid.outlines import outline
 from prunevid.prompting import VideoPrompt
 from prunevid.video import Clip
+from prunevid.vision_chunks import Shown, plan, several_sequences
 
 if TYPE_CHECKING:
     from prunevid.qa import VideoQA
@@ -32,17 +35,19 @@ class OpenVideo:
     `VideoQA.ask`.
 
     Attributes:
-        clip: the frames. They are not counted in `bytes`.
+        clip: the frames, which are not counted in `bytes`. Those of a long file are read when they are needed, in
+            chunks (`VideoQA.vision_chunk_frames`).
     """
 
     def __init__(self, qa: VideoQA, clip: Clip, spent: float, most: int | None) -> None:
-        self.clip = clip
         self._qa = qa
+        self._wanted = qa.vision_chunk_frames  # later questions are shown as the first
         self._spent = {"decode_video": spent}  # milliseconds that the next answer's stats tell
         self._most = most
-        self._prompt = VideoPrompt(qa._prompter, clip)
-        self._held = Held(most, self._prompt.inputs)
+        self._take(clip)
+        self._held = Held(most, lambda: self._prompt.inputs())
         self._closed = False
+        self._ahead: Shown | None = None  # what `prefill` showed, until an answer has told of it
 
     @property
     def bytes(self) -> int:
@@ -51,8 +56,8 @@ class OpenVideo:
 
     @property
     def memory(self) -> dict[str, int]:
-        """Bytes by what they are: "inputs" (pixels and token ids), "encoded" (from the vision tower, and merged) and
-        "prefix" (the state of the prompt up to its last visual token)."""
+        """Bytes by what they are: "inputs" (token ids, and pixels unless they came in chunks), "encoded" (from the
+        vision tower, and merged) and "prefix" (the state of the prompt up to its last visual token)."""
         return self._held.sizes()
 
     def ask(
@@ -84,10 +89,15 @@ class OpenVideo:
         with qa._lock, qa._attached([self.clip]) as pruning, pruning.reuse(held=held):
             self._refuse_closed()
             try:
-                run = generate(qa.model, qa.processor, self._inputs(question, prompt), options, pruning)
+                shown = self._shown(question, prompt, options)
+                with shown.supplied(pruning):
+                    run = generate(qa.model, qa.processor, shown.inputs, options, pruning)
             finally:
                 held.trim()
             answer = qa._answers(run, [self.clip], [question], [0.0])[0]
+            for one in filter(None, (self._ahead, shown)):
+                one.note(answer.stats)
+            self._ahead = None
             if answer.stats:
                 answer.stats["open"] = {"prefix_tokens": held.reused, "bytes": self.bytes, "why": held.reason}
                 times = answer.stats.get("milliseconds", {})
@@ -102,24 +112,46 @@ class OpenVideo:
         """
         qa, held = self._qa, self._held
         self._refuse_closed()
-        inputs = self._inputs(_SOME_QUESTION, None)
-        if any(inputs.get(name) is not None for name in adapter_for(qa.model).conditions):
-            return
         options = {**greedy_by_default(qa.model, qa.processor, {}), "max_new_tokens": 1}
+        shown = self._shown(_SOME_QUESTION, None, options)
+        if any(shown.inputs.get(name) is not None for name in adapter_for(qa.model).conditions):
+            return
         with qa._lock, qa._attached([self.clip]) as pruning, pruning.reuse(held=held):
             held.ahead = True
             try:
-                run = generate(qa.model, qa.processor, inputs, options, pruning)
+                with shown.supplied(pruning):
+                    run = generate(qa.model, qa.processor, shown.inputs, options, pruning)
             finally:
                 held.ahead = False
                 held.trim()
+        self._ahead = shown
         times = run.stats[0].get("milliseconds", {})
         for name in ("vision", "merge", "prefill"):
             self._spent[name] = self._spent.get(name, 0.0) + times.get(name, 0.0)
 
-    def _inputs(self, question: str, prompt: str | None) -> dict[str, Any]:
-        """The model's inputs, which must fit before anything is held beside them."""
-        inputs = self._prompt.encode(question, prompt)
+    def _take(self, clip: Clip) -> None:
+        """Takes a clip to be asked about, and finds out whether it is encoded in parts."""
+        qa, self.clip = self._qa, clip
+        self._in_parts = plan(qa.model, qa.processor, [clip], self._wanted) is not None
+        encode = functools.partial(outline, qa._prompter) if self._in_parts else None
+        self._prompt = VideoPrompt(qa._prompter, clip, encode)
+
+    def _shown(self, question: str, prompt: str | None, options: Mapping[str, Any]) -> Shown:
+        """The model's inputs, with the same tensor in the pixels' place for every question."""
+        copies = several_sequences(options)
+        return Shown(
+            self._qa.model, self._qa._prompter, [self.clip], [question], [prompt], self._wanted, copies, self._encode
+        )
+
+    def _encode(
+        self, clips: Sequence[Clip], questions: Sequence[str], prompts: Sequence[str | None], stand_ins: bool
+    ) -> dict[str, Any]:
+        """The model's inputs (`prunevid.vision_chunks.Encode`), which must fit before anything is held beside them."""
+        if clips[0] is not self.clip:  # the file gave other frames than it promised
+            self._take(clips[0])
+        if stand_ins != self._in_parts:  # this one question needs the pixels
+            return self._qa._prompter.encode(clips, questions, prompts)
+        inputs = self._prompt.encode(questions[0], prompts[0])
         needed = self._held.sizes()["inputs"]
         if self._most is not None and needed > self._most:
             raise InputError(
@@ -130,7 +162,7 @@ class OpenVideo:
 
     def _close(self) -> None:
         """Forgets everything that is held."""
-        self._closed = True
+        self._closed, self._ahead = True, None
         self._held.release()
         self._prompt.forget()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -252,10 +252,16 @@ class VideoPrompt:
 
     The very same pixel tensor object goes to the model each time, by which the engine knows that it has seen
     it.
+
+    Args:
+        prompter: makes the inputs of the first question, and of those that begin otherwise.
+        clip: the clip.
+        encode: does so in its place (`prunevid.outlines.outline`, say).
     """
 
-    def __init__(self, prompter: Prompter, clip: Clip) -> None:
+    def __init__(self, prompter: Prompter, clip: Clip, encode: Callable[..., dict[str, Any]] | None = None) -> None:
         self._prompter = prompter
+        self._encode = encode or prompter.encode
         self._clip = clip
         self._first: dict[str, Any] | None = None
         self._head = ""
@@ -269,14 +275,14 @@ class VideoPrompt:
         """
         text = self._prompter.whole(question, prompt)
         if self._first is None:
-            self._first = self._prompter.encode([self._clip], [question], [prompt])
+            self._first = self._encode([self._clip], [question], [prompt])
             self._learn(text)
             return dict(self._first)
         head, tail = self._split(text)
         # A tokenizer may treat what follows a placeholder by its first character, and take space away there.
         if self._length and head == self._head and tail[:1] == self._border:
             return self._continue(tail)
-        inputs = self._prompter.encode([self._clip], [question], [prompt])
+        inputs = self._encode([self._clip], [question], [prompt])
         anew = _PER_TOKEN + _PER_QUESTION
         return {name: value if name in anew else self._first[name] for name, value in inputs.items()}
 

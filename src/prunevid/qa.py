@@ -48,9 +48,9 @@ class VideoQA:
         processor: its processor.
         method, config, preset, retention_ratio, retention_tokens, average_over_layers, method_options: see
             `choose_method`.
-        vision_chunk_frames: frames that `ask`, `ask_batch` and `compare` read, prepare and encode together: a number, 0
-            for all of a clip, or "auto" for all of a short clip and `prunevid.vision_chunks.CHUNK_FRAMES` of a long
-            one. It bounds the memory that frames and pixels take and leaves the features as they are; where the
+        vision_chunk_frames: frames that `ask`, `ask_batch`, `open` and `compare` read, prepare and encode together: a
+            number, 0 for all of a clip, or "auto" for all of a short clip and `prunevid.vision_chunks.CHUNK_FRAMES` of
+            a long one. It bounds the memory that frames and pixels take and leaves the features as they are; where the
             vision tower mixes frames, "auto" means all.
 
     Raises:
@@ -457,7 +457,7 @@ class VideoQA:
         """
         if max_open_bytes is not None and max_open_bytes < 1:
             raise InputError(f"max_open_bytes is {max_open_bytes}, but must be at least 1, or None for no bound.")
-        seen, spent = self._timed_clip(clip, **options)
+        seen, spent = self._timed_clip(clip, lazily=True, **options)
         with self._attached() as pruning:
             video = OpenVideo(self, seen, spent, max_open_bytes)
             try:

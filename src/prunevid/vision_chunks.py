@@ -73,6 +73,10 @@ def chunk_sizes(
     return sizes if len(sizes) > 1 and all(block(size) == step for size in sizes) else None
 
 
+Encode = Callable[[Sequence[Clip], Sequence[str], Sequence[str | None], bool], dict[str, Any]]
+"""From clips, questions, whole prompts, and whether stand-ins take the pixels' place, to the model's inputs."""
+
+
 @dataclass
 class Chunked:
     """What became of the chunks of one prompt: milliseconds that a thread spent on decoding and preparing frames, and
@@ -93,11 +97,13 @@ class Shown:
         clips, questions, prompts: see `Prompter.encode`.
         wanted: frames of a chunk.
         copies: whether the model is to give several sequences a prompt.
+        encode: makes the inputs in the prompter's place; always the same stand-in for a clip, where features that are
+            remembered are to be found again.
 
     Attributes:
         inputs: of `model.generate`. Run it in the block of `supplied`, and take them there.
         clips: what is shown, there.
-        chunked: what became of the chunks; None where the clips are encoded whole.
+        chunked: what became of the chunks; None where the clips are encoded whole, or were before.
     """
 
     def __init__(
@@ -109,8 +115,10 @@ class Shown:
         prompts: Sequence[str | None] | None = None,
         wanted: ChunkFrames = "auto",
         copies: bool = False,
+        encode: Encode | None = None,
     ) -> None:
         self._model, self._prompter, self._wanted, self._copies = model, prompter, wanted, copies
+        self._encode = encode or functools.partial(_encoded, prompter)
         self.clips = list(clips)
         self._questions, self._prompts = list(questions), list(prompts or [None] * len(clips))
         self.chunked: Chunked | None = None
@@ -118,12 +126,12 @@ class Shown:
 
     def _prepare(self) -> None:
         self._sizes = plan(self._model, self._prompter.processor, self.clips, self._wanted, self._copies)
-        encode = self._prompter.encode if self._sizes is None else functools.partial(outline, self._prompter)
-        self.inputs = encode(self.clips, self._questions, self._prompts)
+        self.inputs = self._encode(self.clips, self._questions, self._prompts, self._sizes is not None)
 
     @contextmanager
     def supplied(self, pruning: Pruning) -> Iterator[None]:
-        """In its block, the model that the pruning is attached to knows the features; encodes them on entry.
+        """In its block, the model that the pruning is attached to knows the features; encodes them on entry, unless
+        they are remembered (`Pruning.reuse`).
 
         A damaged file that gives other frames than it promised is read as a whole, and all begins anew with these.
         """
@@ -141,13 +149,14 @@ class Shown:
 
     @contextmanager
     def _supplied(self, pruning: Pruning, sizes: list[list[int]]) -> Iterator[None]:
-        chunked = Chunked(max(map(max, sizes)), sum(map(len, sizes)))
         with pruning.supply(self.inputs, [sum(own) for own in sizes]) as supply:
-            with closing(_ahead(self._parts(sizes), chunked)) as parts:
-                for video, frames, inputs in parts:
-                    supply.add(video, frames, inputs)
-            supply.finish()
-            self.chunked = chunked
+            if not supply.known:
+                chunked = Chunked(max(map(max, sizes)), sum(map(len, sizes)))
+                with closing(_ahead(self._parts(sizes), chunked)) as parts:
+                    for video, frames, inputs in parts:
+                        supply.add(video, frames, inputs)
+                supply.finish()
+                self.chunked = chunked
             yield
 
     def _parts(self, sizes: list[list[int]]) -> Generator[tuple[int, int, dict[str, Any]], None, None]:
@@ -171,6 +180,13 @@ class Shown:
         }
         if "milliseconds" in stats:
             stats["milliseconds"]["decode_video"] += done.waited
+
+
+def _encoded(
+    prompter: Prompter, clips: Sequence[Clip], questions: Sequence[str], prompts: Sequence[str | None], stand_ins: bool
+) -> dict[str, Any]:
+    """An `Encode` that makes everything anew."""
+    return outline(prompter, clips, questions, prompts) if stand_ins else prompter.encode(clips, questions, prompts)
 
 
 def _is_read_from(clip: Clip, whole: Clip) -> bool:

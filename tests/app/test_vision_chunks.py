@@ -338,6 +338,117 @@ def test_an_open_clip_beside_a_long_one(clip: Path) -> None:
     assert again.stats["milliseconds"]["vision"] == 0
 
 
+# ---- clips that are held open -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+@pytest.mark.parametrize("family", (*PROCESSORS, "stllm-unmixed"))
+def test_open_clips_are_encoded_in_chunks_once(family: str, ahead: bool, clip: Path) -> None:
+    """Three questions about an open clip, answered as by the clip as a whole; pixels are not held."""
+    qa = _made(family)
+    options: dict[str, Any] = {"max_new_tokens": 3}
+    count = 16 if family in MIXING else FRAMES
+    qa.vision_chunk_frames = 0
+    asked = (QUESTION, OTHER, QUESTION)
+    whole = [qa.ask(clip, question, max_frames=count, **options) for question in asked]
+    with qa.open(clip, max_frames=count, prefill=False) as video:
+        video.ask(QUESTION, **options)
+        pixels = video.memory["inputs"]
+    qa.vision_chunk_frames = "auto" if family in MIXING else 6
+    conditions = models.adapter_for(qa.model).conditions
+    with _frames_given(qa) as given, qa.open(clip, max_frames=count, prefill=ahead) as video:
+        answers = [video.ask(question, **options) for question in asked]
+        held = video.memory
+        assert video.bytes < 2**22
+    for one, two in zip(whole, answers):
+        _same(one, two)
+    times = [answer.stats["milliseconds"] for answer in answers]
+    assert times[0]["vision"] > 0 and times[0]["decode_video"] > 0 and times[2]["vision"] == 0
+    if family in MIXING:
+        assert held["inputs"] > 0.9 * pixels and "vision_chunks" not in answers[0].stats
+        return
+    encodings = 2 if conditions else 1  # features that depend on the question are made for each one
+    assert len(given) == 4 * encodings and max(given) <= 8
+    assert held["inputs"] < pixels / 5  # token ids, mostly
+    chunks = [answer.stats.get("vision_chunks", {}).get("count") for answer in answers]
+    assert chunks == [4, 4 if conditions else None, None]
+
+
+def test_features_of_an_open_clip_that_do_not_fit_are_made_anew(clip: Path) -> None:
+    qa = _qa("qwen2_5_vl")
+    whole = [qa.ask(clip, question, max_frames=FRAMES, max_new_tokens=3) for question in (QUESTION, OTHER)]
+    qa.vision_chunk_frames = 6
+    with qa.open(clip, max_frames=FRAMES) as video:
+        least = video.memory["inputs"]
+    with _frames_given(qa) as given, qa.open(clip, max_frames=FRAMES, max_open_bytes=least + 64) as video:
+        answers = [video.ask(question, max_new_tokens=3) for question in (QUESTION, OTHER)]
+        assert video.memory["encoded"] == video.memory["prefix"] == 0
+    for one, two in zip(whole, answers):
+        _same(one, two)
+    assert len(given) == 3 * 4 and all(answer.stats["vision_chunks"]["count"] == 4 for answer in answers)
+
+
+@pytest.mark.parametrize("wanted", [6, "auto"])
+def test_several_sequences_of_an_open_clip(wanted: Any, tmp_path: Path) -> None:
+    """Beams about a clip that comes in chunks: where the version copies pixels, "auto" encodes it whole for them."""
+    qa, count = _qa("qwen2_5_vl"), FRAMES if wanted == 6 else LONG + 8
+    clip = tiny_qwen.write_clip(tmp_path / "clip.mp4", count=count)
+    beams = {"num_beams": 2, "num_return_sequences": 2}
+    qa.vision_chunk_frames = 0
+    whole = qa.ask(clip, OTHER, max_frames=count, max_new_tokens=3, **beams)
+    plain = qa.ask(clip, OTHER, max_frames=count, max_new_tokens=3)
+    qa.vision_chunk_frames = wanted
+    copied = "mm_encoder_outputs" not in inspect.signature(qa.model.forward).parameters
+    with qa.open(clip, max_frames=count) as video:
+        if wanted == 6 and copied:
+            with pytest.raises(UnsupportedError, match="vision_chunk_frames=0"):
+                video.ask(OTHER, max_new_tokens=3, **beams)
+        else:
+            wide = video.ask(OTHER, max_new_tokens=3, **beams)
+            _same(whole, wide)
+            assert wide.texts == whole.texts and len(wide.texts) == 2
+        answer = video.ask(OTHER, max_new_tokens=3)
+        _same(plain, answer)
+        assert answer.stats["open"]["why"] is None and answer.stats["open"]["prefix_tokens"] > 0
+
+
+def test_an_open_file_that_lacks_frames_is_read_anew(tmp_path: Path) -> None:
+    whole = written.write(BY_NAME["lossless.mkv"], tmp_path)
+    broken = written.spoil(whole, tmp_path / "broken.mkv", set(range(30, 34)))
+    qa = _qa("qwen2_5_vl")
+    qa.vision_chunk_frames = 0
+    with pytest.warns(DamagedClipWarning):
+        expected = [qa.ask(broken, question, max_frames=60, max_new_tokens=2) for question in (QUESTION, OTHER)]
+    qa.vision_chunk_frames = 8
+    with pytest.warns(DamagedClipWarning), qa.open(broken, max_frames=60) as video:
+        answers = [video.ask(question, max_new_tokens=2) for question in (QUESTION, OTHER)]
+        assert len(video.clip) == len(answers[0].clip.times) < 60
+    for one, two in zip(expected, answers):
+        _same(one, two)
+    assert "vision_chunks" not in answers[1].stats and not _threads()
+
+
+def test_an_error_while_an_open_clip_is_encoded_can_be_asked_over(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    qa = _qa("qwen2_5_vl")
+    qa.vision_chunk_frames = 6
+    expected = qa.ask(clip, QUESTION, max_frames=FRAMES, max_new_tokens=2)
+    own, calls = qa.model.model.visual.forward, []
+
+    def failing(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            raise InputError("Broken on purpose.")
+        return own(*args, **kwargs)
+
+    with qa.open(clip, max_frames=FRAMES, prefill=False) as video:
+        with monkeypatch.context() as patched:
+            patched.setattr(qa.model.model.visual, "forward", failing)
+            with pytest.raises(InputError, match="on purpose"):
+                video.ask(QUESTION, max_new_tokens=2)
+        assert not _threads() and len(calls) == 3 and video.memory["encoded"] == 0
+        _same(expected, video.ask(QUESTION, max_new_tokens=2))
+
+
 def test_the_stand_in_takes_no_memory(clip: Path) -> None:
     qa = _qa("llava_onevision")
     loaded = qa.load_clip(clip, max_frames=FRAMES)

@@ -238,11 +238,12 @@ class Pruning:
             frames: of each of the prompt's videos.
 
         Yields:
-            Where to `add` the parts, all of them, and then to `finish`, before the model is run.
+            Where to `add` the parts, all of them, and then to `finish`, before the model is run; neither where they are
+            `known`.
         """
         before = self._remembered
-        if before is None:
-            self._remembered = Encodings(keep_merged=False)  # every prefill pays for its merge, as it would
+        remembered = Encodings(keep_merged=False) if before is None else before  # every prefill pays for its merge
+        self._remembered = remembered
         encode = self._encoders["video"]
         given = arguments_of(encode, inputs, self.adapter.pixels)
         pixels = next((value for name, value in given.items() if name.startswith("pixel")), None)
@@ -261,7 +262,7 @@ class Pruning:
 
         self._stand_ins += 1
         try:
-            yield Supply(joined.add, finish)
+            yield Supply(joined.add, finish, remembered.knows(pixels, self._encoding_key("video", asked)))
         finally:
             self._stand_ins -= 1
             self._remembered = before

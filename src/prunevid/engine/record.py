@@ -61,6 +61,10 @@ class Encodings:
                 )
         return None, None
 
+    def knows(self, pixels: Tensor | None, key: Any) -> bool:
+        """Whether `recall` would find something."""
+        return pixels is not None and any(known() is pixels and name == key for known, name, *_ in self._known)
+
     def remember(self, pixels: Tensor | None, key: Any, output: Any, encoded: Encoded) -> None:
         """Writes an encoder's output down; without pixels it can't be found again, and nothing is written."""
         if pixels is not None:

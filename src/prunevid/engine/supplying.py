@@ -39,10 +39,14 @@ def arguments_of(encode: Callable[..., Any], inputs: Mapping[str, Any], pixels: 
 
 @dataclass(frozen=True)
 class Supply:
-    """What `Pruning.supply` yields: `add(video, frames, inputs)` for every part in order, then `finish()`."""
+    """What `Pruning.supply` yields: `add(video, frames, inputs)` for every part in order, then `finish()`.
+
+    known: whether the features are remembered from an earlier prompt (`Pruning.reuse`), so that nothing is to be added.
+    """
 
     add: Callable[[int, int, Mapping[str, Any]], None]
     finish: Callable[[], None]
+    known: bool = False
 
 
 class Joined:
