@@ -10,21 +10,22 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from prunevid.config import PruneVidConfig
 from prunevid.engine import cache as caches
 from prunevid.engine.compiled import eagerly, kept
 from prunevid.engine.decode import Decode
+from prunevid.engine.encoders import Encoders
 from prunevid.engine.fits import check
 from prunevid.engine.prefill import Prefill, refuse_uncached
 from prunevid.engine.prefix import Held, Sharing
 from prunevid.engine.record import Encoded, Encodings, Summary, TokenMap
 from prunevid.engine.repeats import refuse_interleaved, refuse_mixed
-from prunevid.engine.supplying import Joined, Supply, arguments_of
+from prunevid.engine.supplying import Supply
 from prunevid.engine.timing import now
 from prunevid.errors import (
     AlreadyAttachedError,
@@ -35,12 +36,11 @@ from prunevid.errors import (
 )
 from prunevid.methods import resolve
 from prunevid.methods.base import Method
-from prunevid.models import Adapter, VideoLayout, Watch, adapter_for, base_of, watch_tower
+from prunevid.models import Adapter, adapter_for, base_of
 
 # Weak on both sides, so that a model dropped while attached is freed: its own hooks keep the handle alive.
 _ATTACHED: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Pruning]] = weakref.WeakKeyDictionary()
 _LOCK = threading.Lock()
-_LAYOUT = "_prunevid_encoded"
 
 
 def attach(
@@ -97,10 +97,7 @@ class Pruning:
         self._local = kept(self.base).local
         self._reports = threading.local()
         self._last: Summary | None = None
-        self._own_features: dict[str, Any] = {}
-        self._encoders: dict[str, Callable[..., Any]] = {}  # the base model's own, by kind
-        self._stand_ins = 0  # prompts in force whose pixels are stand-ins
-        self._remembered: Encodings | None = None
+        self._encoders = Encoders(self.adapter, self.base, self.method, self._local, lambda: self.frames_per_video)
         self._held: Held | None = None
         self._frames_per_video: int | Sequence[int] | None = None
         self.frames_per_video = frames_per_video
@@ -128,12 +125,8 @@ class Pruning:
             for handle in self._handles:
                 handle.remove()
             self._handles.clear()
-            for name, own in self._own_features.items():
-                if own is None:
-                    self.base.__dict__.pop(name, None)
-                else:
-                    self.base.__dict__[name] = own
-            self._remembered = self._held = None
+            self._encoders.remove()
+            self._held = None
             del _ATTACHED[self.base]
 
     @property
@@ -152,8 +145,8 @@ class Pruning:
                 f"frames_per_video is {frames!r}, but a {type(self.model).__name__} is given its videos as videos; "
                 "leave it out."
             )
-        if self._remembered is not None and frames != self._frames_per_video:
-            self._remembered.forget()  # what was remembered has other layouts
+        if self._encoders.remembered is not None and frames != self._frames_per_video:
+            self._encoders.remembered.forget()  # what was remembered has other layouts
         self._frames_per_video = frames
 
     @property
@@ -223,49 +216,18 @@ class Pruning:
         """
         if encodings is None:
             encodings = Encodings() if held is None else held.encodings
-        self._remembered, self._held = encodings, held
+        self._encoders.remembered, self._held = encodings, held
         try:
             yield
         finally:
-            self._remembered = self._held = None
+            self._encoders.remembered = self._held = None
 
-    @contextmanager
-    def supply(self, inputs: Mapping[str, Any], frames: Sequence[int]) -> Iterator[Supply]:
+    def supply(self, inputs: Mapping[str, Any], frames: Sequence[int]) -> AbstractContextManager[Supply]:
         """In its block, the videos of a prompt are taken from features that were encoded in parts.
 
-        Args:
-            inputs: the model's inputs with stand-ins for the pixels (`prunevid.outlines.outline`).
-            frames: of each of the prompt's videos.
-
-        Yields:
-            Where to `add` the parts, all of them, and then to `finish`, before the model is run; neither where they are
-            `known`.
+        See `prunevid.engine.encoders.Encoders.supply`.
         """
-        before = self._remembered
-        remembered = Encodings(keep_merged=False) if before is None else before  # every prefill pays for its merge
-        self._remembered = remembered
-        encode = self._encoders["video"]
-        given = arguments_of(encode, inputs, self.adapter.pixels)
-        pixels = next((value for name, value in given.items() if name.startswith("pixel")), None)
-        asked = [given.get(condition) for condition in self.adapter.conditions]
-
-        @functools.wraps(encode)
-        def alone(**kwargs: Any) -> Any:
-            return self._encode(encode, (), kwargs)
-
-        joined = Joined(self.adapter, self.base, alone, list(frames), self._watching, self.method.collect_stats)
-
-        def finish() -> None:
-            output, encoded = joined.finish()
-            encoded.unreported = encoded.milliseconds
-            self._remember(pixels, "video", asked, output, encoded)
-
-        self._stand_ins += 1
-        try:
-            yield Supply(joined.add, finish, remembered.knows(pixels, self._encoding_key("video", asked)))
-        finally:
-            self._stand_ins -= 1
-            self._remembered = before
+        return self._encoders.supply(inputs, frames)
 
     def _last_prefill(self) -> Summary | None:
         return getattr(self._reports, "last", None) or self._last
@@ -273,9 +235,7 @@ class Pruning:
     # ---- hooks ---------------------------------------------------------------------------------------------------
 
     def _attach(self) -> None:
-        self._record("video", self.adapter.feature_function, self._video_layouts)
-        if self.method.prunes_images and self.adapter.image_function is not None:
-            self._record("image", self.adapter.image_function, self.adapter.image_layouts)
+        self._encoders.install()
         self._handles = [
             self.base.register_forward_pre_hook(self._before_base, with_kwargs=True),
             self.base.register_forward_hook(self._after_base, always_call=True),
@@ -289,88 +249,6 @@ class Pruning:
             self._handles.append(late.register_forward_pre_hook(self._before_late_layer(index), with_kwargs=True))
         kept(self.base).renumber(self._handles)
 
-    def _video_layouts(self, base: Any, arguments: dict[str, Any], output: Any) -> list[VideoLayout]:
-        """The adapter's layouts; images among them stay whole unless the method prunes images."""
-        if self.adapter.frames_as_images:
-            arguments["frames_per_video"] = self.frames_per_video
-        layouts = self.adapter.layouts(base, arguments, output)
-        keep = not self.method.prunes_images
-        return [layout.whole() if keep and layout.image else layout for layout in layouts]
-
-    def _record(self, kind: str, name: str, layouts: Callable[..., list[VideoLayout]]) -> None:
-        """Wraps a feature function, so that it leaves the layouts of its videos or images on its output.
-
-        `generate` encodes before the first forward pass and hands on the output alone, so the output must carry them.
-        """
-        self._own_features[name] = self.base.__dict__.get(name)
-        encode = self._encoders[kind] = getattr(self.base, name)
-        signature = inspect.signature(encode)
-
-        @functools.wraps(encode)  # `generate` reads the signature to pick its arguments
-        def recorded(*args: Any, **kwargs: Any) -> Any:
-            if getattr(self._local, "encoding", False):  # some families encode videos through their function for images
-                return encode(*args, **kwargs)
-            arguments = dict(signature.bind(*args, **kwargs).arguments)
-            pixels = next((v for k, v in arguments.items() if k.startswith("pixel") and isinstance(v, Tensor)), None)
-            asked = [arguments.get(condition) for condition in self.adapter.conditions]
-            output, encoded = self._recall(pixels, kind, asked)
-            if encoded is None:
-                self._refuse_stand_in(pixels)
-                measure, device = self.method.collect_stats, getattr(pixels, "device", None)
-                start = now(device, measure)
-                with self._watching() as seen:
-                    output = self._encode(encode, args, kwargs)
-                spent, depends = now(device, measure) - start, any(value is not None for value in asked)
-                encoded = Encoded(layouts(self.base, arguments, output), spent, asked=depends)
-                if seen is not None:
-                    encoded.views = seen.views(encoded.layouts, arguments)
-                self._remember(pixels, kind, asked, output, encoded)
-            if not isinstance(output, tuple):
-                object.__setattr__(output, _LAYOUT, encoded)
-            if (prefill := self._prefill()) is not None:
-                prefill.encoded[kind] = encoded
-            return output
-
-        self.base.__dict__[name] = recorded
-
-    def _refuse_stand_in(self, pixels: Tensor | None) -> None:
-        """Refuses pixels that stand for features which were supplied for another tensor."""
-        if self._stand_ins and pixels is not None and bool(pixels[(0,) * pixels.ndim].isnan()):
-            raise UnsupportedError(
-                "This version of transformers repeats the pixels of a prompt before it encodes them (for beams or "
-                "several sequences), so they can't be encoded in parts; set vision_chunk_frames=0."
-            )
-
-    def _watching(self) -> AbstractContextManager[Watch | None]:
-        """In its block, what the method asks of the vision tower is written down; the features stay the same."""
-        if self.method.tower is None:
-            return nullcontext()
-        return watch_tower(self.adapter, self.base, self.method.tower)
-
-    def _encode(self, encode: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The model's own encoding; a feature function that it calls in turn is not recorded."""
-        self._local.encoding = True
-        try:
-            return encode(*args, **kwargs)
-        finally:
-            self._local.encoding = False
-
-    def _recall(self, pixels: Tensor | None, kind: str, asked: list[Any]) -> tuple[Any, Encoded | None]:
-        return (
-            (None, None)
-            if self._remembered is None
-            else self._remembered.recall(pixels, self._encoding_key(kind, asked))
-        )
-
-    def _remember(self, pixels: Tensor | None, kind: str, asked: list[Any], output: Any, encoded: Encoded) -> None:
-        if self._remembered is not None:
-            self._remembered.remember(pixels, self._encoding_key(kind, asked), output, encoded)
-
-    def _encoding_key(self, kind: str, asked: list[Any]) -> tuple[Any, ...]:
-        """What an encoding depends on besides its pixels: what is watched in the tower, whether images are cut, and
-        the values of the adapter's conditions."""
-        return kind, self.method.tower, self.method.prunes_images, tuple(map(_comparable, asked))
-
     def _prefill(self) -> Prefill | None:
         return getattr(self._local, "prefill", None)
 
@@ -378,8 +256,7 @@ class Pruning:
         """Refuses training: a loss can't be computed over tokens that are gone. Takes the layouts off the features."""
         arguments = _bind(module, args, kwargs)
         # accelerate rebuilds every output on its way to another device, and what was left on it stays behind.
-        arrived = {kind: getattr(output, _LAYOUT, None) for kind, output in self._encoded(arguments).items()}
-        self._local.arrived = {kind: encoded for kind, encoded in arrived.items() if encoded is not None}
+        self._local.arrived = self._encoders.arrived(arguments)
         if arguments.get("labels") is not None and self._has_video(arguments) and self._active:
             raise UnsupportedError(
                 "labels were given, but the logits of a pruned prompt are fewer than its labels; detach to train or to "
@@ -396,32 +273,11 @@ class Pruning:
         layers, depth = self.method.selection_layers, len(self.language_model.layers)
         return range(depth if not layers or self.method.compresses_cache else layers[0] + 1, depth)
 
-    @property
-    def _kinds(self) -> dict[str, tuple[str, tuple[str, ...]]]:
-        """What may be pruned: each kind's name among `mm_encoder_outputs`, and its arguments of the base model."""
-        kinds: dict[str, tuple[str, tuple[str, ...]]] = {"video": (self.adapter.modality, (self.adapter.pixels,))}
-        if self.method.prunes_images and self.adapter.image_function is not None:
-            kinds["image"] = ("image", self.adapter.image_pixels)
-        return kinds
-
-    def _encoded(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """The encoders' outputs that `generate` made before the forward pass, of every kind that may be pruned."""
-        outputs = arguments.get("mm_encoder_outputs")
-        if not outputs:  # at every new token
-            return {}
-        found = {kind: outputs.get(modality) for kind, (modality, _) in self._kinds.items()}
-        return {kind: output for kind, output in found.items() if output is not None}
-
-    def _is_given(self, arguments: dict[str, Any]) -> bool:
-        """Whether the arguments hold anything of a kind that may be pruned."""
-        names = [name for _, pixels in self._kinds.values() for name in pixels]
-        return any(arguments.get(name) is not None for name in names) or bool(self._encoded(arguments))
-
     def _has_video(self, arguments: dict[str, Any]) -> bool:
         """Whether the arguments hold a video, or an image that is to be pruned."""
         if self.adapter.frames_as_images and not (self.frames_per_video or self.method.prunes_images):
             return False
-        return self._is_given(arguments)
+        return self._encoders.are_given(arguments)
 
     def _check_prompt(self, arguments: dict[str, Any]) -> None:
         """Refuses what can't be pruned, and warns where images might be frames."""
@@ -431,7 +287,7 @@ class Pruning:
             return
         self.adapter.check(arguments)
         unsaid = self.adapter.frames_as_images and self.frames_per_video is None and not self.method.prunes_images
-        if unsaid and self._is_given(arguments):
+        if unsaid and self._encoders.are_given(arguments):
             warnings.warn(
                 "This model is given frames as images, so images are not pruned; attach with frames_per_video to say "
                 "which of them are frames (0: none).",
@@ -444,7 +300,7 @@ class Pruning:
         if not self._active or not self._has_video(arguments):
             return
         masks = {"video": prefill.video_mask, "image": prefill.image_mask}
-        for kind, output in self._encoded(arguments).items():
+        for kind, output in self._encoders.outputs(arguments).items():
             if kind in prefill.encoded:
                 tokens = masks[kind].sum(1).tolist()
                 known = sum(layout.tokens for layout in prefill.encoded[kind].layouts)
@@ -488,13 +344,15 @@ class Pruning:
     def _open(self, config: Any, arguments: dict[str, Any], arrived: dict[str, Encoded]) -> None:
         """Opens the state of a prefill; `arrived`: the layouts of features that were encoded before this pass."""
         prefill = Prefill(self.method, self.adapter, self.language_model, arguments["input_ids"], config)
-        for kind, output in self._encoded(arguments).items():
-            if (encoded := getattr(output, _LAYOUT, arrived.get(kind))) is not None:
-                prefill.encoded[kind] = encoded
+        known = {**arrived, **self._encoders.arrived(arguments)}
+        for kind in self._encoders.outputs(arguments):
+            if kind in known:
+                prefill.encoded[kind] = known[kind]
             elif self._active:
                 raise UnsupportedError(
                     f"The {kind} features of this prompt were not encoded by the attached model, or cut in chunks, so "
-                    f"their layout is not known; leave prefill_chunk_size unset and pass {self._kinds[kind][1][0]}."
+                    "their layout is not known; leave prefill_chunk_size unset and pass "
+                    f"{self._encoders.kinds[kind][1][0]}."
                 )
         self._check_prompt(arguments)
         self._check_repeats(prefill, arguments)
@@ -518,7 +376,7 @@ class Pruning:
     def _start(self, prefill: Prefill, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Stage 1 on the language model's arguments, and stage 2 armed."""
         masks = {"video": prefill.video_mask, "image": prefill.image_mask}
-        for kind in self._kinds if self._active else ():
+        for kind in self._encoders.kinds if self._active else ():
             if kind not in prefill.encoded and bool(masks[kind].any()):
                 raise UnsupportedError(
                     f"The prompt has {kind} tokens but no {kind} was encoded with it; leave prefill_chunk_size unset "
@@ -565,11 +423,6 @@ class Pruning:
 
     def _after_base(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self._local.prefill = None
-
-
-def _comparable(value: Any) -> Any:
-    """The same for equal values: a tensor's shape and numbers, anything else itself."""
-    return (tuple(value.shape), tuple(value.flatten().tolist())) if isinstance(value, Tensor) else value
 
 
 def _attached_to(base: nn.Module) -> Pruning | None:
