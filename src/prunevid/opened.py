@@ -4,21 +4,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+from prunevid.answering import Answering
 from prunevid.answers import Answer
 from prunevid.engine import Held
 from prunevid.errors import InputError
-from prunevid.generation import generate, greedy_by_default
-from prunevid.models import adapter_for
+from prunevid.generation import generate
 from prunevid.outlines import outline
 from prunevid.prompting import VideoPrompt
 from prunevid.video import Clip
-from prunevid.vision_chunks import Shown, plan, several_sequences
-
-if TYPE_CHECKING:
-    from prunevid.qa import VideoQA
+from prunevid.vision_chunks import ChunkFrames, Shown, plan
 
 MAX_OPEN_BYTES = 4 * 2**30
 """Bytes that an open clip holds, at most, where nothing else is said."""
@@ -34,14 +31,31 @@ class OpenVideo:
     these layers, is scored against all merged tokens, and runs what is kept through the rest. Answers are those of
     `VideoQA.ask`.
 
+    Args:
+        answering: the model and its method.
+        clip: the clip.
+        spent: milliseconds that it took to read.
+        most: bytes to hold, at most; None: no bound.
+        wanted: frames of a chunk.
+        generating: makes arguments of `generate` from max_new_tokens, a streamer and others.
+
     Attributes:
         clip: the frames, which are not counted in `bytes`. Those of a long file are read when they are needed, in
             chunks (`VideoQA.vision_chunk_frames`).
     """
 
-    def __init__(self, qa: VideoQA, clip: Clip, spent: float, most: int | None) -> None:
-        self._qa = qa
-        self._wanted = qa.vision_chunk_frames  # later questions are shown as the first
+    def __init__(
+        self,
+        answering: Answering,
+        clip: Clip,
+        spent: float,
+        most: int | None,
+        wanted: ChunkFrames,
+        generating: Callable[[int | None, Any, dict[str, Any]], dict[str, Any]],
+    ) -> None:
+        self._answering = answering
+        self._generating = generating
+        self._wanted = wanted
         self._spent = {"decode_video": spent}  # milliseconds that the next answer's stats tell
         self._most = most
         self._take(clip)
@@ -82,19 +96,19 @@ class OpenVideo:
         Raises:
             InputError: the clip was closed; see also `VideoQA.ask`.
         """
-        qa, held = self._qa, self._held
-        prompt = qa._prompter.conversation(question, history, prompt)
+        inner, held = self._answering, self._held
+        prompt = inner.prompter.conversation(question, history, prompt)
         self._refuse_closed()
-        options = qa._options(max_new_tokens, streamer, generate_kwargs)
-        with qa._lock, qa._attached([self.clip]) as pruning, pruning.reuse(held=held):
+        options = self._generating(max_new_tokens, streamer, generate_kwargs)
+        with inner.lock, inner.attached([self.clip]) as pruning, pruning.reuse(held=held):
             self._refuse_closed()
             try:
                 shown = self._shown(question, prompt, options)
                 with shown.supplied(pruning):
-                    run = generate(qa.model, qa.processor, shown.inputs, options, pruning)
+                    run = generate(inner.model, inner.processor, shown.inputs, options, pruning)
             finally:
                 held.trim()
-            answer = qa._answers(run, [self.clip], [question], [0.0])[0]
+            answer = inner.answers(run, [self.clip], [question], [0.0])[0]
             for one in filter(None, (self._ahead, shown)):
                 one.note(answer.stats)
             self._ahead = None
@@ -110,17 +124,17 @@ class OpenVideo:
 
         Does nothing where the video's tokens depend on the question. `VideoQA.open` calls it.
         """
-        qa, held = self._qa, self._held
+        inner, held = self._answering, self._held
         self._refuse_closed()
-        options = {**greedy_by_default(qa.model, qa.processor, {}), "max_new_tokens": 1}
+        options = self._generating(1, None, {})
         shown = self._shown(_SOME_QUESTION, None, options)
-        if any(shown.inputs.get(name) is not None for name in adapter_for(qa.model).conditions):
+        if any(shown.inputs.get(name) is not None for name in inner.adapter.conditions):
             return
-        with qa._lock, qa._attached([self.clip]) as pruning, pruning.reuse(held=held):
+        with inner.lock, inner.attached([self.clip]) as pruning, pruning.reuse(held=held):
             held.ahead = True
             try:
                 with shown.supplied(pruning):
-                    run = generate(qa.model, qa.processor, shown.inputs, options, pruning)
+                    run = generate(inner.model, inner.processor, shown.inputs, options, pruning)
             finally:
                 held.ahead = False
                 held.trim()
@@ -131,17 +145,14 @@ class OpenVideo:
 
     def _take(self, clip: Clip) -> None:
         """Takes a clip to be asked about, and finds out whether it is encoded in parts."""
-        qa, self.clip = self._qa, clip
-        self._in_parts = plan(qa.model, qa.processor, [clip], self._wanted) is not None
-        encode = functools.partial(outline, qa._prompter) if self._in_parts else None
-        self._prompt = VideoPrompt(qa._prompter, clip, encode)
+        inner, self.clip = self._answering, clip
+        self._in_parts = plan(inner.model, inner.processor, [clip], self._wanted) is not None
+        encode = functools.partial(outline, inner.prompter) if self._in_parts else None
+        self._prompt = VideoPrompt(inner.prompter, clip, encode)
 
     def _shown(self, question: str, prompt: str | None, options: Mapping[str, Any]) -> Shown:
         """The model's inputs, with the same tensor in the pixels' place for every question."""
-        copies = several_sequences(options)
-        return Shown(
-            self._qa.model, self._qa._prompter, [self.clip], [question], [prompt], self._wanted, copies, self._encode
-        )
+        return self._answering.shown([self.clip], [question], [prompt], options, self._wanted, self._encode)
 
     def _encode(
         self, clips: Sequence[Clip], questions: Sequence[str], prompts: Sequence[str | None], stand_ins: bool
@@ -150,7 +161,7 @@ class OpenVideo:
         if clips[0] is not self.clip:  # the file gave other frames than it promised
             self._take(clips[0])
         if stand_ins != self._in_parts:  # this one question needs the pixels
-            return self._qa._prompter.encode(clips, questions, prompts)
+            return self._answering.prompter.encode(clips, questions, prompts)
         inputs = self._prompt.encode(questions[0], prompts[0])
         needed = self._held.sizes()["inputs"]
         if self._most is not None and needed > self._most:

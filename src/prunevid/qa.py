@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import copy
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,22 +13,20 @@ from typing import Any, Literal
 import torch
 
 from prunevid import methods, models
-from prunevid.answers import Answer, ClipInfo, in_memory
+from prunevid.answering import Answering
+from prunevid.answers import Answer, ClipInfo
 from prunevid.choice import choose_method
 from prunevid.comparing import Comparison, Contest, contestants
 from prunevid.config import PruneVidConfig
-from prunevid.engine import Pruning, attach
-from prunevid.errors import InputError, UnsupportedError
+from prunevid.engine import attach
+from prunevid.errors import InputError
 from prunevid.frame_budget import MOST_FRAMES, Costs, Fit, FrameBudget, exact, fit, given_budget, spent_by
-from prunevid.generation import Run, count_prefill, generate, greedy_by_default, input_device
+from prunevid.generation import count_prefill, generate
 from prunevid.loading import load as load_model
 from prunevid.methods import Method
 from prunevid.opened import MAX_OPEN_BYTES, OpenVideo
-from prunevid.pairing import check_pair
-from prunevid.prompting import Prompter, truncates_seconds
-from prunevid.region import seen_region
 from prunevid.video import Clip, load_clip
-from prunevid.vision_chunks import ChunkFrames, Shown, check_chunk_frames, may_chunk, several_sequences
+from prunevid.vision_chunks import ChunkFrames, check_chunk_frames, may_chunk
 
 _READING = ("max_frames", "sampling", "fps", "source_fps", "start", "end", "limits", "progress")
 
@@ -74,9 +71,6 @@ class VideoQA:
         vision_chunk_frames: ChunkFrames = "auto",
     ) -> None:
         self.vision_chunk_frames = check_chunk_frames(vision_chunk_frames)
-        check_pair(model, processor)
-        self.model = model
-        self.processor = processor
         chosen = choose_method(
             method,
             config,
@@ -86,15 +80,9 @@ class VideoQA:
             average_over_layers=average_over_layers,
             method_options=method_options,
         )
-        with attach(model, chosen) as pruning:
-            self.method = pruning.method  # refuses settings that don't fit the model now, not at a question
-        dtype = model.dtype if getattr(model.dtype, "is_floating_point", False) else None
-        self._prompter = Prompter(processor, input_device(model), dtype, truncates_seconds(models.base_of(model)))
-        self._lock = threading.RLock()
+        self._answering = Answering(model, processor, chosen)
         self.max_new_tokens = 128
         self.defaults: dict[str, Any] = {}  # settings of "prunevid" that suit the model
-        self._pruning: Pruning | None = None
-        self._users = 0
         self._warm = False
 
     @classmethod
@@ -204,10 +192,23 @@ class VideoQA:
             method_options=method_options,
         )
         other = copy.copy(self)
-        other._pruning, other._users = None, 0
-        with self._lock, attach(self.model, chosen) as pruning:
-            other.method = pruning.method
+        other._answering = self._answering.using(chosen)
         return other
+
+    @property
+    def model(self) -> Any:
+        """The loaded model."""
+        return self._answering.model
+
+    @property
+    def processor(self) -> Any:
+        """The model's processor."""
+        return self._answering.processor
+
+    @property
+    def method(self) -> Method:
+        """The method, with what depends on the model's depth filled in."""
+        return self._answering.method
 
     @property
     def config(self) -> PruneVidConfig | None:
@@ -301,7 +302,7 @@ class VideoQA:
             InputError: the clip can't be read, the question is empty, the prompt has no placeholder or several, or the
                 model's chat format has no place for earlier turns.
         """
-        prompt = self._prompter.conversation(question, history, prompt)  # refuses before the clip is read
+        prompt = self._answering.prompter.conversation(question, history, prompt)  # refuses before the clip is read
         chosen: dict[str, Any] = {
             "max_frames": max_frames,
             "sampling": sampling,
@@ -318,16 +319,16 @@ class VideoQA:
             answer.stats["frame_budget"] = fitted.record(self.cost(fitted, answer))
             return answer
         seen, spent = self._timed_clip(clip, lazily=True, images=images, **chosen, **_take_reading(options))
-        options = self._options(max_new_tokens, streamer, options)
-        shown = self._shown([seen], [question], [prompt], options)
-        with self._lock:
-            with self._attached([seen]) as pruning, shown.supplied(pruning):
+        options = self._generating(max_new_tokens, streamer, options)
+        shown = self._answering.shown([seen], [question], [prompt], options, self.vision_chunk_frames)
+        with self._answering.lock:
+            with self._answering.attached([seen]) as pruning, shown.supplied(pruning):
                 run = generate(self.model, self.processor, shown.inputs, options, pruning)
                 flops = count_prefill(self.model, shown.inputs) if measure_flops else 0
-            answer = self._answers(run, shown.clips, [question], [spent])[0]
+            answer = self._answering.answers(run, shown.clips, [question], [spent])[0]
             shown.note(answer.stats)
             if measure_flops:
-                answer.stats.setdefault("total", {}).update(self._flops(shown, flops))
+                answer.stats.setdefault("total", {}).update(self._answering.flops(shown, flops))
         return answer
 
     def fit_frames(
@@ -361,7 +362,7 @@ class VideoQA:
             )
         options = {name: value for name, value in options.items() if name != "max_frames"}
         every = self.load_clip(clip, max_frames=MOST_FRAMES, lazy=True, **options)
-        costs = Costs(self.model, self.method, self._prompter, every, question, prompt, budget)
+        costs = Costs(self.model, self.method, self._answering.prompter, every, question, prompt, budget)
 
         def measure(frames: int) -> dict[str, Any]:
             return self.ask(clip, question, prompt=prompt, max_frames=frames, max_new_tokens=1, **options).stats
@@ -401,11 +402,11 @@ class VideoQA:
         questions = [question for _, question in pairs]
         given: Sequence[str | None] = prompts or [None] * len(pairs)
         for asked in zip(questions, given):
-            self._prompter.whole(*asked)
+            self._answering.prompter.whole(*asked)
         if not pairs:
             return []
         reading = _take_reading(options)
-        chosen = self._options(max_new_tokens, None, options)
+        chosen = self._generating(max_new_tokens, None, options)
         loaded: dict[Any, tuple[Clip, float]] = {}
         for clip, _ in pairs:
             if _key(clip) not in loaded:
@@ -413,29 +414,20 @@ class VideoQA:
         clips = [loaded[_key(clip)][0] for clip, _ in pairs]
         spent = [loaded[_key(clip)][1] for clip, _ in pairs]
         passes = []
-        for rows in self._passes(clips):
+        for rows in self._answering.passes(clips):
             seen, asking = [clips[row] for row in rows], [questions[row] for row in rows]
-            shown = self._shown(seen, asking, [given[row] for row in rows], chosen)
+            shown = self._answering.shown(seen, asking, [given[row] for row in rows], chosen, self.vision_chunk_frames)
             passes.append((rows, asking, shown))
         answers: dict[int, Answer] = {}
-        with self._lock:
+        with self._answering.lock:
             for rows, asking, shown in passes:
-                with self._attached(shown.clips) as pruning, shown.supplied(pruning):
+                with self._answering.attached(shown.clips) as pruning, shown.supplied(pruning):
                     run = generate(self.model, self.processor, shown.inputs, chosen, pruning)
-                found = self._answers(run, shown.clips, asking, [spent[row] for row in rows])
+                found = self._answering.answers(run, shown.clips, asking, [spent[row] for row in rows])
                 for answer in found:
                     shown.note(answer.stats)
                 answers |= zip(rows, found)
         return [answers[row] for row in range(len(pairs))]
-
-    def _passes(self, clips: Sequence[Clip]) -> list[list[int]]:
-        """The rows of a batch that the model takes together: all, or those with the same number of frames."""
-        if not models.adapter_for(self.model).equal_frames:
-            return [list(range(len(clips)))]
-        groups: dict[int, list[int]] = {}
-        for row, clip in enumerate(clips):
-            groups.setdefault(len(clip), []).append(row)
-        return list(groups.values())
 
     @contextmanager
     def open(
@@ -458,14 +450,14 @@ class VideoQA:
         if max_open_bytes is not None and max_open_bytes < 1:
             raise InputError(f"max_open_bytes is {max_open_bytes}, but must be at least 1, or None for no bound.")
         seen, spent = self._timed_clip(clip, lazily=True, **options)
-        with self._attached() as pruning:
-            video = OpenVideo(self, seen, spent, max_open_bytes)
+        with self._answering.attached() as pruning:
+            video = OpenVideo(self._answering, seen, spent, max_open_bytes, self.vision_chunk_frames, self._generating)
             try:
                 if prefill:
                     video.prefill()
                 yield video
             finally:
-                with self._lock:
+                with self._answering.lock:
                     video._close()
                     pruning.forget()
 
@@ -489,21 +481,21 @@ class VideoQA:
         Raises:
             UnsupportedError: a clip is held open.
         """
-        self._prompter.check(question)
+        self._answering.prompter.check(question)
         seen, spent = self._timed_clip(clip, lazily=True, images=images, **_take_reading(options))
-        chosen = self._options(max_new_tokens, None, options)
-        shown = self._shown([seen], [question], [None], chosen)
+        chosen = self._generating(max_new_tokens, None, options)
+        shown = self._answering.shown([seen], [question], [None], chosen, self.vision_chunk_frames)
         runs = [(methods.get("none"), chosen), (self.method, chosen)]
         answers = []
-        with self._lock:
-            self._refuse_open("compare")
+        with self._answering.lock:
+            self._answering.refuse_open("compare")
             if not self._warm:
                 runs.insert(0, (methods.get("none"), {**chosen, "max_new_tokens": 1}))
             for method, settings in runs:
-                attached = attach(self.model, method, frames_per_video=self._frames(shown.clips))
+                attached = attach(self.model, method, frames_per_video=self._answering.frames(shown.clips))
                 with attached as pruning, shown.supplied(pruning):
                     run = generate(self.model, self.processor, shown.inputs, settings, pruning)
-                answers += self._answers(run, shown.clips, [question], [spent])
+                answers += self._answering.answers(run, shown.clips, [question], [spent])
                 shown.note(answers[-1].stats)
             self._warm = True
         return answers[-2], answers[-1]
@@ -543,56 +535,20 @@ class VideoQA:
             UnsupportedError: a clip is held open.
         """
         chosen = contestants(methods, retention, average_over_layers, self.defaults)
-        self._prompter.check(question)
+        self._answering.prompter.check(question)
         generating = {name: value for name, value in options.items() if name not in _READING}
-        generating = self._options(max_new_tokens, None, generating)
+        generating = self._generating(max_new_tokens, None, generating)
         seen, spent = self._timed_clip(clip, images=images, **_take_reading(options))
-        inputs = self._prompter.encode([seen], [question])
-        with self._lock:
-            self._refuse_open("compare_methods")
-            contest = Contest(self.model, self.processor, inputs, generating, self._frames([seen]), tell)
+        inputs = self._answering.prompter.encode([seen], [question])
+        with self._answering.lock:
+            self._answering.refuse_open("compare_methods")
+            contest = Contest(self.model, self.processor, inputs, generating, self._answering.frames([seen]), tell)
             unpruned, sides = contest.run(chosen, repeats)
         return Comparison(question, ClipInfo.of(seen), repeats, spent, unpruned, tuple(sides))
 
-    @contextmanager
-    def _attached(self, clips: Sequence[Clip] = ()) -> Iterator[Pruning]:
-        """The model, pruned; the handle is shared by all who are inside. `clips`: of the prompt that comes next."""
-        with self._lock:
-            if self._pruning is None:
-                self._pruning = attach(self.model, self.method)
-            pruning = self._pruning
-            if clips:
-                pruning.frames_per_video = self._frames(clips)
-            self._users += 1
-        try:
-            yield pruning
-        finally:
-            with self._lock:
-                self._users -= 1
-                if self._users == 0:
-                    self._pruning = None
-                    pruning.detach()
-
-    def _frames(self, clips: Sequence[Clip]) -> list[int] | None:
-        """How many pictures each clip is to a model that has no video input; None for other models."""
-        return [len(clip) for clip in clips] if models.adapter_for(self.model).frames_as_images else None
-
-    def _refuse_open(self, what: str) -> None:
-        if self._pruning is not None:
-            raise UnsupportedError(
-                f"{what} needs the model without this object's pruning; close the clips that are held open first."
-            )
-
-    def _shown(
-        self,
-        clips: Sequence[Clip],
-        questions: Sequence[str],
-        prompts: Sequence[str | None],
-        options: Mapping[str, Any],
-    ) -> Shown:
-        """The model's inputs, in chunks where `vision_chunk_frames` and the clips' lengths say so."""
-        wanted, copies = self.vision_chunk_frames, several_sequences(options)
-        return Shown(self.model, self._prompter, clips, questions, prompts, wanted, copies)
+    def _generating(self, max_new_tokens: int | None, streamer: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        length = self.max_new_tokens if max_new_tokens is None else max_new_tokens
+        return self._answering.options(length, streamer, kwargs)
 
     def _timed_clip(self, clip: Any, lazily: bool = False, **options: Any) -> tuple[Clip, float]:
         """The clip, and the milliseconds that it took to read; `lazily`: the frames of a long one not yet."""
@@ -605,41 +561,6 @@ class VideoQA:
         if not (lazily and may_chunk(*chunks, len(seen))):
             seen = seen.in_memory()
         return seen, 1000.0 * (time.perf_counter() - started)
-
-    def _options(self, max_new_tokens: int | None, streamer: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-        max_new_tokens = self.max_new_tokens if max_new_tokens is None else max_new_tokens
-        if max_new_tokens < 1:
-            raise InputError(f"max_new_tokens is {max_new_tokens}, but must be at least 1.")
-        options = greedy_by_default(self.model, self.processor, kwargs)
-        options["max_new_tokens"] = max_new_tokens
-        if streamer is not None:
-            options["streamer"] = streamer
-        return options
-
-    def _flops(self, shown: Shown, pruned: int) -> dict[str, float]:
-        self._refuse_open("measure_flops")
-        plainly = attach(self.model, methods.get("none"), frames_per_video=self._frames(shown.clips))
-        with plainly as pruning, shown.supplied(pruning):
-            plain = count_prefill(self.model, shown.inputs)
-        return {
-            "flops_measured": pruned,
-            "flops_measured_unpruned": plain,
-            "flops_measured_ratio": pruned / plain if plain else 1.0,
-        }
-
-    def _answers(
-        self, run: Run, clips: Sequence[Clip], questions: Sequence[str], spent: Sequence[float]
-    ) -> list[Answer]:
-        answers = []
-        for row, (clip, question) in enumerate(zip(clips, questions)):
-            stats = run.stats[row]
-            if "milliseconds" in stats:
-                stats["milliseconds"]["decode_video"] = spent[row]
-            texts = run.texts[row]
-            info = ClipInfo.of(clip, seen_region(self.processor, clip.width, clip.height))
-            said = (tuple(texts), run.continuations[row], run.maps[row])
-            answers.append(Answer(texts[0], stats, question, info, *said, in_memory(clip)))
-        return answers
 
 
 def _take_reading(options: dict[str, Any]) -> dict[str, Any]:

@@ -178,7 +178,7 @@ def test_alike(first: str, second: str, same: bool) -> None:
 def test_shared_encodings_are_found_by_what_was_asked(settings: PruneVidConfig) -> None:
     """Two prunings of one model: the second finds the features of the first, and merges by itself."""
     qa = VideoQA(tiny_qwen.model(), tiny_qwen.processor(), config=settings)
-    inputs = qa._prompter.encode([qa.load_clip(list(tiny_qwen.frames(8)))], [QUESTION])
+    inputs = qa._answering.prompter.encode([qa.load_clip(list(tiny_qwen.frames(8)))], [QUESTION])
     calls: list[int] = []
     qa.model.model.visual.register_forward_hook(lambda *_: calls.append(1))
     shared, logits = Encodings(keep_merged=False), {}

@@ -160,7 +160,7 @@ def test_a_whole_prompt_takes_the_questions_place(family: str, tmp_path: Path) -
     """The chat template's own text gives what the question gives; another text gives the same alone and held open."""
     qa, path = _qa(family), tiny_qwen.write_clip(tmp_path / "clip.mp4", count=FRAMES)
     clip = qa.load_clip(path, max_frames=FRAMES)
-    texts = [qa._prompter.text(question) for question in (QUESTION, OTHER)]
+    texts = [qa._answering.prompter.text(question) for question in (QUESTION, OTHER)]
     head, token, tail = texts[0].rpartition(qa.processor.video_token)
     texts += [f"{head}{token} the blue {tail}", f"{head}{token}the{tail} red"]
     if family != "stllm":  # whose video comes first of all
@@ -172,7 +172,7 @@ def test_a_whole_prompt_takes_the_questions_place(family: str, tmp_path: Path) -
     with qa.open(clip) as video:
         held = [video.ask("", prompt=text, max_new_tokens=4) for text in texts]
         for text in texts:  # the tensors, too: short answers of tiny models are often the same
-            fresh = qa._prompter.encode([clip], [""], [text])
+            fresh = qa._answering.prompter.encode([clip], [""], [text])
             reused = video._prompt.encode("", text)
             assert fresh.keys() == reused.keys()
             assert all(torch.equal(fresh[name], reused[name]) for name in fresh if hasattr(fresh[name], "shape"))

@@ -64,8 +64,8 @@ def test_a_conversation_is_that_of_the_whole_prompt(qa: VideoQA, clip_file: Path
             kept.append(answer.maps[0].kept.tolist())
             turns.append((question, answer.text))
         alone = video.ask(THIRD, max_new_tokens=5)
-        prompt = qa._prompter.conversation(THIRD, turns[:2])
-        known, fresh = video._prompt.encode("", prompt), qa._prompter.encode([video.clip], [""], [prompt])
+        prompt = qa._answering.prompter.conversation(THIRD, turns[:2])
+        known, fresh = video._prompt.encode("", prompt), qa._answering.prompter.encode([video.clip], [""], [prompt])
     assert len({tuple(one) for one in kept}) > 1 and alone.maps[0].kept.tolist() != kept[2]
     assert torch.equal(known["input_ids"], fresh["input_ids"])
     said = [text for pair in turns[:2] for text in pair]

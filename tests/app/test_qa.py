@@ -40,7 +40,7 @@ def same(one: Answer, two: Answer) -> bool:
 
 def test_an_answer_is_what_the_model_says_under_attach(qa: VideoQA, clip_file: Path, settings: PruneVidConfig) -> None:
     answer = qa.ask(clip_file, QUESTION, max_new_tokens=6)
-    inputs = qa._prompter.encode([load_clip(clip_file, max_frames=8)], [QUESTION])
+    inputs = qa._answering.prompter.encode([load_clip(clip_file, max_frames=8)], [QUESTION])
     with attach(qa.model, settings) as pruning:
         ids = qa.model.generate(**inputs, max_new_tokens=6, do_sample=False)
         expected = pruning.stats[0]
@@ -177,7 +177,7 @@ def test_the_model_is_the_users_own_between_calls(qa: VideoQA, clip_file: Path) 
 
 def test_compare_gives_the_plain_models_answer_and_the_pruned_one(qa: VideoQA, clip_file: Path) -> None:
     unpruned, pruned = qa.compare(clip_file, QUESTION, max_new_tokens=5, max_frames=8)
-    inputs = qa._prompter.encode([load_clip(clip_file, max_frames=8)], [QUESTION])
+    inputs = qa._answering.prompter.encode([load_clip(clip_file, max_frames=8)], [QUESTION])
     ids = qa.model.generate(**inputs, max_new_tokens=5, do_sample=False)[:, inputs["input_ids"].shape[1] :]
     assert unpruned.text == qa.processor.tokenizer.decode(ids[0], skip_special_tokens=True).strip()
     assert unpruned.stats["total"] == {"retained_ratio": 1.0, "flops_ratio": 1.0}
@@ -205,7 +205,7 @@ def test_measured_flops_fall_with_the_tokens(qa: VideoQA, clip_file: Path) -> No
 
 def test_the_measured_count_is_that_of_the_decoders_matrices(clip_file: Path) -> None:
     qa = VideoQA(tiny_qwen.model(), tiny_qwen.processor(), method="none")
-    inputs = qa._prompter.encode([load_clip(clip_file)], [QUESTION])
+    inputs = qa._answering.prompter.encode([load_clip(clip_file)], [QUESTION])
     measured = qa.ask(clip_file, QUESTION, max_new_tokens=1, measure_flops=True).stats["total"]["flops_measured"]
     n, d, m, kv = inputs["input_ids"].shape[1], 32, 64, 16
     projections = 2 * n * d * (2 * d + 2 * kv) + 2 * n * d * m * 3

@@ -126,7 +126,7 @@ def test_towers_mix_what_their_adapters_say(family: str, clip: Path) -> None:
     other[5] = 255 - other[5]
     found = []
     for frames in (loaded.frames, other):
-        inputs = qa._prompter.encode([type(loaded)(**{**loaded.__dict__, "frames": frames})], [QUESTION])
+        inputs = qa._answering.prompter.encode([type(loaded)(**{**loaded.__dict__, "frames": frames})], [QUESTION])
         with _language_inputs(qa) as seen, torch.no_grad():
             qa.model(**inputs)
         places = inputs["input_ids"][0] == adapter.video_token_id(base.config)
@@ -213,9 +213,9 @@ def test_processors_that_compare_frames_get_the_clip_whole(clip: Path) -> None:
     qa.processor.video_processor.use_token_compression = True
     loaded = qa.load_clip(clip, max_frames=FRAMES)
     for wanted in ("auto", 0):
-        assert Shown(qa.model, qa._prompter, [loaded], [QUESTION], wanted=wanted).supplied(None) is not None
+        assert Shown(qa.model, qa._answering.prompter, [loaded], [QUESTION], wanted=wanted).supplied(None) is not None
     with pytest.raises(UnsupportedError, match="use_token_compression"):
-        Shown(qa.model, qa._prompter, [loaded], [QUESTION], wanted=4)
+        Shown(qa.model, qa._answering.prompter, [loaded], [QUESTION], wanted=4)
 
 
 def test_long_clips_are_chunked_by_themselves(tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ def test_errors_leave_nothing_half_changed(place: str, clip: Path, monkeypatch: 
     assert not _threads() and len(calls) == 3
     assert qa.processor.video_processor is video_processor
     assert (type(video_processor), video_processor.__dict__, qa.processor.__dict__) == before
-    assert "get_video_features" not in qa.model.model.__dict__ and qa._pruning is None
+    assert "get_video_features" not in qa.model.model.__dict__ and qa._answering._pruning is None
     _same(expected, qa.ask(clip, QUESTION, **options))
 
 
@@ -452,7 +452,7 @@ def test_an_error_while_an_open_clip_is_encoded_can_be_asked_over(clip: Path, mo
 def test_the_stand_in_takes_no_memory(clip: Path) -> None:
     qa = _qa("llava_onevision")
     loaded = qa.load_clip(clip, max_frames=FRAMES)
-    shown = Shown(qa.model, qa._prompter, [loaded], [QUESTION], wanted=4)
+    shown = Shown(qa.model, qa._answering.prompter, [loaded], [QUESTION], wanted=4)
     pixels = shown.inputs["pixel_values_videos"]
     assert pixels.shape[1] == FRAMES and pixels.untyped_storage().nbytes() <= 8
     whole = Prompter(qa.processor, "cpu", pixels.dtype).encode([loaded], [QUESTION])

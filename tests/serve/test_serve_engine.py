@@ -63,7 +63,7 @@ def test_each_question_has_its_own_method(
     reply = collect(engine, replace(ask(clip_file, "is there a square?"), **changes)).reply
     assert reply.method == label
     assert kept is None or reply.visual_tokens_kept == kept
-    assert qa._pruning is None and not hasattr(qa.model, "_prunevid_pruning")
+    assert qa._answering._pruning is None and not hasattr(qa.model, "_prunevid_pruning")
     assert engine.qa.method.label == "prunevid"
 
 
