@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from evaluation.asking import embedded
-from prunevid.cli.evaluate.run import settings as parsed
+from prunevid.cli.common import method_options as parsed
 from prunevid.errors import ConfigError, InputError
 from prunevid.evaluation.items import Item, VideoSource
 from prunevid.evaluation.request import Request

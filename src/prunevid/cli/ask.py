@@ -3,18 +3,72 @@
 
 from __future__ import annotations
 
+import dataclasses
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from prunevid.cli import asking, options
+from prunevid.cli.bundles import Loading, Pruning, Reading, bundled
 
 if TYPE_CHECKING:
     from prunevid.answers import Answer
     from prunevid.qa import VideoQA
 
 
+@dataclass(frozen=True)
+class Settings:
+    """Settings of PruneVid, one by one."""
+
+    tau: Annotated[
+        float | None,
+        typer.Option(help="A place is static above this similarity over a scene.", rich_help_panel=options.PRUNING),
+    ] = None
+    cluster_ratio: Annotated[
+        float | None,
+        typer.Option(help="Share of tokens that merging leaves, above 0 to 1.", rich_help_panel=options.PRUNING),
+    ] = None
+    temporal_segment_ratio: Annotated[
+        float | None, typer.Option(help="Scene clusters for each frame, above 0 to 1.", rich_help_panel=options.PRUNING)
+    ] = None
+    keep_ratio: Annotated[
+        float | None,
+        typer.Option(help="Share of merged tokens that the question keeps, 0 to 1.", rich_help_panel=options.PRUNING),
+    ] = None
+    pruning_layer: Annotated[
+        int | None,
+        typer.Option(
+            help="Decoder layer (from 0) after which tokens go. Default: 10 of 32, scaled to the depth.",
+            rich_help_panel=options.PRUNING,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class LongReading(Reading):
+    """Which frames, also by a budget, within limits, and how many at a time."""
+
+    max_frames: options.MaxFramesOrAuto = None  # type: ignore[assignment]
+    token_budget: options.TokenBudget = None
+    flops_budget: options.FlopsBudget = None
+    max_seconds: Annotated[
+        float | None,
+        typer.Option(help="Refuse clips longer than this; 4 hours by default.", rich_help_panel=options.FRAMES),
+    ] = None
+    max_pixels: Annotated[
+        int | None,
+        typer.Option(help="Refuse frames of more pixels; 4096 x 4096 by default.", rich_help_panel=options.FRAMES),
+    ] = None
+    vision_chunk_frames: options.VisionChunkFrames = "auto"
+
+    def budgets(self) -> dict[str, Any]:
+        """The budgets by name, as `VideoQA.ask` takes them."""
+        return {"token_budget": self.token_budget, "flops_budget": self.flops_budget}
+
+
+@bundled
 def ask(
     clip: options.Clip,
     question: Annotated[
@@ -25,54 +79,11 @@ def ask(
             show_default=False,
         ),
     ] = None,
-    model: options.Model = None,
-    device: options.Device = None,
-    dtype: options.Dtype = "auto",
-    attn_implementation: options.Kernel = None,
-    method: options.Method = None,
-    retention: options.Retention = None,
-    tokens: options.Tokens = None,
-    average_over_layers: options.AverageOverLayers = False,
-    preset: options.Preset = None,
-    tau: Annotated[
-        float | None,
-        typer.Option(help="A place is static above this similarity over a scene.", rich_help_panel=options.PRUNING),
-    ] = None,
-    cluster_ratio: Annotated[
-        float | None,
-        typer.Option(help="Share of tokens that merging leaves, above 0 to 1.", rich_help_panel=options.PRUNING),
-    ] = None,
-    temporal_segment_ratio: Annotated[
-        float | None, typer.Option(help="Scene clusters for each frame, above 0 to 1.", rich_help_panel=options.PRUNING)
-    ] = None,
-    keep_ratio: Annotated[
-        float | None,
-        typer.Option(help="Share of merged tokens that the question keeps, 0 to 1.", rich_help_panel=options.PRUNING),
-    ] = None,
-    pruning_layer: Annotated[
-        int | None,
-        typer.Option(
-            help="Decoder layer (from 0) after which tokens go. Default: 10 of 32, scaled to the depth.",
-            rich_help_panel=options.PRUNING,
-        ),
-    ] = None,
-    max_frames: options.MaxFramesOrAuto = None,
-    token_budget: options.TokenBudget = None,
-    flops_budget: options.FlopsBudget = None,
-    sampling: options.Sampling = None,
-    fps: options.Fps = None,
-    start: options.Start = None,
-    end: options.End = None,
-    source_fps: options.SourceFps = None,
-    max_seconds: Annotated[
-        float | None,
-        typer.Option(help="Refuse clips longer than this; 4 hours by default.", rich_help_panel=options.FRAMES),
-    ] = None,
-    max_pixels: Annotated[
-        int | None,
-        typer.Option(help="Refuse frames of more pixels; 4096 x 4096 by default.", rich_help_panel=options.FRAMES),
-    ] = None,
-    vision_chunk_frames: options.VisionChunkFrames = "auto",
+    *,
+    loading: Loading,
+    pruning: Pruning,
+    settings: Settings,
+    reading: LongReading,
     max_new_tokens: options.NewTokens = None,
     temperature: Annotated[
         float | None,
@@ -108,30 +119,13 @@ def ask(
     """Ask a clip one question, or many without reading it again; greedy decoding unless --temperature is given."""
     from prunevid.cli import common
 
-    budgets: dict[str, Any] = {"token_budget": token_budget, "flops_budget": flops_budget}
-    _check_use(question, flops, follow_up, max_open_bytes, max_frames == "auto" or any(budgets.values()))
+    budgets = reading.budgets()
+    _check_use(question, flops, follow_up, max_open_bytes, reading.max_frames == "auto" or any(budgets.values()))
     if temperature is not None and temperature <= 0:
         raise typer.BadParameter("must be above 0 (leave it out for greedy decoding).", param_hint="--temperature")
-    chunk_frames, most = common.chunk_frames(vision_chunk_frames), common.frames(max_frames)
-    overrides = {
-        "tau": tau,
-        "cluster_ratio": cluster_ratio,
-        "temporal_segment_ratio": temporal_segment_ratio,
-        "keep_ratio": keep_ratio,
-        "pruning_layer": pruning_layer,
-    }
-    qa = common.load(
-        model,
-        method=method,
-        preset=preset,
-        overrides=overrides,
-        retention=retention,
-        tokens=tokens,
-        average_over_layers=average_over_layers,
-        device=device,
-        dtype=dtype,
-        attn_implementation=attn_implementation,
-    )
+    frames = reading.arguments() | {"max_frames": common.frames(reading.max_frames)}
+    chunk_frames = common.chunk_frames(reading.vision_chunk_frames)
+    qa = common.load(loading, pruning, overrides=dataclasses.asdict(settings))
     qa.vision_chunk_frames = chunk_frames
     import torch
 
@@ -143,7 +137,7 @@ def ask(
 
     def show(answer: Answer) -> None:
         if as_json:
-            common.print_json(_document(answer, qa, model), lines=question is None)
+            common.print_json(_document(answer, qa, loading.model), lines=question is None)
             return
         typer.echo(answer.text)
         if (stats or flops) and answer.stats:
@@ -155,21 +149,13 @@ def ask(
 
     with ExitStack() as held:
         with common.working("Reading the clip") as tell:
-            reading: dict[str, Any] = {
-                "max_frames": most,
-                "sampling": sampling,
-                "fps": fps,
-                "start": start,
-                "end": end,
-                "source_fps": source_fps,
-                "limits": common.limits(max_seconds, max_pixels),
-                "progress": common.reading(tell),
-            }
+            limits = common.limits(reading.max_seconds, reading.max_pixels)
+            frames |= {"limits": limits, "progress": common.reading(tell)}
             torch.manual_seed(seed)
             if question is None:
-                video = held.enter_context(qa.open(clip, max_open_bytes=max_open_bytes or MAX_OPEN_BYTES, **reading))
+                video = held.enter_context(qa.open(clip, max_open_bytes=max_open_bytes or MAX_OPEN_BYTES, **frames))
             else:
-                answer = qa.ask(clip, question, measure_flops=flops, **budgets, **reading, **chosen)
+                answer = qa.ask(clip, question, measure_flops=flops, **budgets, **frames, **chosen)
         if question is not None:
             show(answer)
         elif asking.loop(video, ask_held, show):

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from prunevid.cli.bundles import Loading, Pruning
 from prunevid.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,25 +33,18 @@ STAGE_NAMES = {
 
 
 def load(
-    model: str | None,
+    loading: Loading,
+    pruning: Pruning | None = None,
     *,
-    method: str | None,
-    preset: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
-    retention: float | None = None,
-    tokens: int | None = None,
-    average_over_layers: bool = False,
-    device: str | None,
-    dtype: str,
-    attn_implementation: str | None,
 ) -> VideoQA:
     """The model that the options name: the embedded one without `--model`.
 
     Args:
+        pruning: the method and its budget; None: the default.
         overrides: settings of PruneVid that were given one by one; None values are left out.
         options: of the method's own, whichever it is.
-        retention, tokens, average_over_layers: the budget.
 
     Raises:
         PruneVidError: whatever is wrong with the options or the model.
@@ -58,31 +52,32 @@ def load(
     from prunevid.loading import check_dtype, pick_device
     from prunevid.qa import VideoQA
 
+    pruning = pruning or Pruning()
     given = {name: value for name, value in (overrides or {}).items() if value is not None}
-    parts = (method or "prunevid").split("|")
-    if given and "prunevid" not in parts:
+    method = pruning.method or "prunevid"
+    if given and "prunevid" not in method.split("|"):
         raise ConfigError(f"--{next(iter(given)).replace('_', '-')} belongs to the method prunevid, not to {method}.")
     chosen: dict[str, Any] = {
-        "method": method or "prunevid",
-        "preset": preset,
-        "retention_ratio": retention,
-        "retention_tokens": tokens,
-        "average_over_layers": average_over_layers or None,
+        "method": method,
+        "preset": pruning.preset,
+        "retention_ratio": pruning.retention,
+        "retention_tokens": pruning.tokens,
+        "average_over_layers": pruning.average_over_layers or None,
         "method_options": {**given, **(options or {})},
     }
-    if model is None:
+    if loading.model is None:
         import torch
 
-        kind = check_dtype(dtype)
+        kind = check_dtype(loading.dtype)
         return VideoQA.builtin(
             **chosen,
-            device=pick_device(device or "cpu"),
+            device=pick_device(loading.device or "cpu"),
             dtype=None if kind == "auto" else getattr(torch, str(kind)),
-            attn_implementation=attn_implementation or "sdpa",
+            attn_implementation=loading.attn_implementation or "sdpa",
         )
-    if attn_implementation is not None:
-        chosen["attn_implementation"] = attn_implementation
-    return VideoQA.from_pretrained(model, device=device, dtype=dtype, **chosen)
+    if loading.attn_implementation is not None:
+        chosen["attn_implementation"] = loading.attn_implementation
+    return VideoQA.from_pretrained(loading.model, device=loading.device, dtype=loading.dtype, **chosen)
 
 
 def limits(max_seconds: float | None, max_pixels: int | None) -> Any:
@@ -130,6 +125,27 @@ def chunk_frames(text: str) -> Any:
     from prunevid.vision_chunks import check_chunk_frames
 
     return check_chunk_frames(int(text) if text.isdecimal() else text)
+
+
+def method_options(given: Iterable[str]) -> dict[str, Any]:
+    """Options from their texts: {"keep_ratio": 0.3} of "keep_ratio=0.3"; a value that is no JSON is text.
+
+    Raises:
+        ConfigError: one has no name or no value, or a name comes twice.
+    """
+    found: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or not name or not value.strip():
+            raise ConfigError(f"--setting is {text!r}, but must be NAME=VALUE, such as keep_ratio=0.3.")
+        if name in found:
+            raise ConfigError(f"--setting gives {name} twice; leave one out.")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = {"True": True, "False": False, "None": None}.get(value, value)
+    return found
 
 
 def settings(config: PruneVidConfig | None) -> dict[str, Any] | None:

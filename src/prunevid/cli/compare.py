@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prunevid.cli import options
+from prunevid.cli.bundles import Loading, Pruning, Reading, bundled
 from prunevid.errors import UnsupportedError, one_line
 
 if TYPE_CHECKING:
@@ -17,24 +18,19 @@ if TYPE_CHECKING:
     from prunevid.comparing import Comparison, Side
 
 
+@bundled
 def compare(
     clip: options.Clip,
     question: options.Question,
+    *,
     methods: options.Methods = "prunevid,fastv,random",
     retention: options.Retentions = None,
     average_over_layers: options.AverageOverLayers = False,
     repeats: Annotated[
         int, typer.Option(help="Timed runs of each, of which medians are shown.", rich_help_panel=options.ANSWER)
     ] = 3,
-    model: options.Model = None,
-    device: options.Device = None,
-    dtype: options.Dtype = "auto",
-    attn_implementation: options.Kernel = None,
-    max_frames: options.MaxFrames = None,
-    sampling: options.Sampling = None,
-    fps: options.Fps = None,
-    start: options.Start = None,
-    end: options.End = None,
+    loading: Loading,
+    reading: Reading,
     max_new_tokens: options.NewTokens = None,
     as_json: options.Json = False,
 ) -> None:
@@ -45,7 +41,7 @@ def compare(
     shares = common.shares(retention)
     contestants(methods, shares, average_over_layers or None)  # wrong names and numbers, before weights are read
     with common.working("Loading the model") as tell:
-        qa = common.load(model, method="none", device=device, dtype=dtype, attn_implementation=attn_implementation)
+        qa = common.load(loading, Pruning(method="none"))
         result = qa.compare_methods(
             clip,
             question,
@@ -54,18 +50,14 @@ def compare(
             average_over_layers=average_over_layers or None,
             repeats=repeats,
             max_new_tokens=max_new_tokens,
-            max_frames=max_frames,
-            sampling=sampling,
-            fps=fps,
-            start=start,
-            end=end,
+            **reading.arguments(),
             progress=common.reading(tell),
             tell=tell,
         )
     if as_json:
-        common.print_json(document(result, model or "builtin"))
+        common.print_json(document(result, loading.model or "builtin"))
     else:
-        _show(result, model or "the embedded one", average_over_layers)
+        _show(result, loading.model or "the embedded one", average_over_layers)
     if all(side.reason is not None for side in result.sides):
         raise UnsupportedError("None of the methods could run; the output says why.")
 

@@ -10,14 +10,17 @@ from typing import Annotated, Any
 import typer
 
 from prunevid.cli import options
+from prunevid.cli.bundles import Loading, Pruning, bundled
 from prunevid.errors import ConfigError, MissingDependencyError
 
 _ACCESS = "Access"
 _LIMITS = "Limits"
 
 
+@bundled
 def serve(
-    model: options.Model = None,
+    *,
+    loading: Loading,
     name: Annotated[
         str | None,
         typer.Option(help="What clients call the model. Default: its own name.", rich_help_panel=options.MODEL),
@@ -30,9 +33,6 @@ def serve(
     ] = None,
     retention: Annotated[float | None, options.retention(options.MODEL)] = None,
     tokens: Annotated[int | None, options.tokens(options.MODEL)] = None,
-    device: options.Device = None,
-    dtype: options.Dtype = "auto",
-    attn_implementation: options.Kernel = None,
     page: Annotated[
         bool, typer.Option("--page/--no-page", help="The web page at / (needs gradio).", rich_help_panel=_ACCESS)
     ] = True,
@@ -100,22 +100,14 @@ def serve(
     }
     settings = ServeSettings(**{field: value for field, value in given.items() if value is not None})
     _require()
-    qa = common.load(
-        model,
-        method=method,
-        retention=retention,
-        tokens=tokens,
-        device=device,
-        dtype=dtype,
-        attn_implementation=attn_implementation,
-    )
+    qa = common.load(loading, Pruning(method=method, retention=retention, tokens=tokens))
     if not settings.loopback and settings.api_key is None:
         typer.echo(
             f"prunevid: warning: {settings.host} can be reached by other machines, and there is no API key "
             "(--api-key-env).",
             err=True,
         )
-    run(qa, settings, name or _name(model), _page() if page else None)
+    run(qa, settings, name or _name(loading.model), _page() if page else None)
 
 
 def run(qa: Any, settings: Any, name: str, mount: Any = None) -> None:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,9 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from prunevid.cli import options
-from prunevid.errors import ConfigError, InputError, PruneVidError, one_line
+from prunevid.cli.bundles import Loading, Pruning, Reading, bundled
+from prunevid.cli.places import places, tell_written, write
+from prunevid.errors import ConfigError, PruneVidError, one_line
 
 if TYPE_CHECKING:
     from prunevid.answers import Answer
@@ -64,20 +65,18 @@ _Json = Annotated[bool, options.as_json(options.OUTPUT)]
 
 
 @app.command(_WHOLE, cls=_Whole, hidden=True, no_args_is_help=True)
+@bundled
 def view(
     clip: options.Clip,
     question: options.Question,
+    *,
     out: _Out = None,
     png: _Png = None,
     mp4: Annotated[
         Path | None, typer.Option(help="Also the overlay as a video.", rich_help_panel=options.OUTPUT)
     ] = None,
     gif: Annotated[Path | None, typer.Option(help="Also the overlay as a GIF.", rich_help_panel=options.OUTPUT)] = None,
-    method: options.Method = None,
-    preset: options.Preset = None,
-    retention: options.Retention = None,
-    tokens: options.Tokens = None,
-    average_over_layers: options.AverageOverLayers = False,
+    pruning: Pruning,
     setting: Annotated[
         list[str] | None,
         typer.Option(
@@ -87,16 +86,8 @@ def view(
         ),
     ] = None,
     unpruned: _Unpruned = True,
-    model: options.Model = None,
-    device: options.Device = None,
-    dtype: options.Dtype = "auto",
-    attn_implementation: options.Kernel = None,
-    max_frames: options.MaxFrames = None,
-    sampling: options.Sampling = None,
-    fps: options.Fps = None,
-    start: options.Start = None,
-    end: options.End = None,
-    source_fps: options.SourceFps = None,
+    loading: Loading,
+    reading: Reading,
     max_new_tokens: _NewTokens = None,
     columns: _Columns = None,
     width: _Width = 240,
@@ -109,21 +100,9 @@ def view(
     """
     from prunevid.cli import common
 
-    places = _places({"--out": out, "--png": png, "--mp4": mp4, "--gif": gif}, clip)
-    own = _settings(setting or [])
-    qa = common.load(
-        model,
-        method=method,
-        preset=preset,
-        options=own,
-        retention=retention,
-        tokens=tokens,
-        average_over_layers=average_over_layers,
-        device=device,
-        dtype=dtype,
-        attn_implementation=attn_implementation,
-    )
-    with _seen(qa, clip, max_frames, sampling, fps, start, end, source_fps) as (seen, tell):
+    found = places({"--out": out, "--png": png, "--mp4": mp4, "--gif": gif}, clip)
+    qa = common.load(loading, pruning, options=common.method_options(setting or ()))
+    with _seen(qa, clip, reading) as (seen, tell):
         tell("Answering")
         plain: Answer | None = None
         if unpruned:
@@ -131,11 +110,11 @@ def view(
         else:
             answer = qa.ask(seen, question, max_new_tokens=max_new_tokens)
         tell("Drawing")
-        contents = _drawn(places, qa, model, answer, plain, seen, width, columns)
-    _write(contents)
+        contents = _drawn(found, qa, loading.model, answer, plain, seen, width, columns)
+    write(contents)
     if as_json:
         document = common.as_dict(answer) | {
-            "model": model or "builtin",
+            "model": loading.model or "builtin",
             "method": qa.method.label,
             "options": _options_of(qa),
             "unpruned": None if plain is None else {"answer": plain.text, "stats": plain.stats},
@@ -145,29 +124,23 @@ def view(
         common.print_json(document)
         return
     typer.echo(answer.text)
-    _tell_written(contents)
+    tell_written(contents)
 
 
 @app.command("compare", no_args_is_help=True)
+@bundled
 def compare(
     clip: options.Clip,
     question: options.Question,
+    *,
     out: _Out = None,
     png: _Png = None,
     methods: options.Methods = "prunevid,fastv,random",
     retention: options.Retentions = None,
     average_over_layers: options.AverageOverLayers = False,
     unpruned: _Unpruned = True,
-    model: options.Model = None,
-    device: options.Device = None,
-    dtype: options.Dtype = "auto",
-    attn_implementation: options.Kernel = None,
-    max_frames: options.MaxFrames = None,
-    sampling: options.Sampling = None,
-    fps: options.Fps = None,
-    start: options.Start = None,
-    end: options.End = None,
-    source_fps: options.SourceFps = None,
+    loading: Loading,
+    reading: Reading,
     max_new_tokens: _NewTokens = None,
     columns: _Columns = None,
     width: _Width = 240,
@@ -179,33 +152,33 @@ def compare(
     from prunevid.comparing import contestants
     from prunevid.view.reports import compare_report
 
-    places = _places({"--out": out, "--png": png}, clip)
+    found = places({"--out": out, "--png": png}, clip)
     shares = common.shares(retention)
     contestants(methods, shares, average_over_layers or None)  # wrong names and numbers, before weights are read
-    qa = common.load(model, method="none", device=device, dtype=dtype, attn_implementation=attn_implementation)
+    qa = common.load(loading, Pruning(method="none"))
     chosen = contestants(methods, shares, average_over_layers or None, qa.defaults)
-    with _seen(qa, clip, max_frames, sampling, fps, start, end, source_fps) as (seen, tell):
+    with _seen(qa, clip, reading) as (seen, tell):
         tell("Answering without pruning")
         plain = qa.ask(seen, question, max_new_tokens=max_new_tokens) if unpruned else None
         answers, failures = _asked(qa, chosen, seen, question, max_new_tokens, tell)
         tell("Drawing")
         labels, said, shown = list(answers), list(answers.values()), columns or 8
         contents: dict[Path, bytes] = {}
-        if "--out" in places:
+        if "--out" in found:
             page = compare_report(
                 said,
                 labels,
                 unpruned=plain,
                 failures=failures,
                 frames=seen,
-                facts=_model_facts(qa, model),
+                facts=_model_facts(qa, loading.model),
                 width=width,
                 columns=shown,
             )
-            contents[places["--out"]] = page.encode()
-        if "--png" in places:
-            contents[places["--png"]] = drawing.png(drawing.compare_sheet(said, labels, seen, columns=shown))
-    _write(contents)
+            contents[found["--out"]] = page.encode()
+        if "--png" in found:
+            contents[found["--png"]] = drawing.png(drawing.compare_sheet(said, labels, seen, columns=shown))
+    write(contents)
     if as_json:
         sides = [
             {
@@ -220,7 +193,7 @@ def compare(
             {
                 "question": question,
                 "clip": common.clip_dict(said[0].clip),
-                "model": model or "builtin",
+                "model": loading.model or "builtin",
                 "unpruned": None if plain is None else {"answer": plain.text, "stats": plain.stats},
                 "sides": sides,
                 "failures": failures,
@@ -230,13 +203,15 @@ def compare(
         return
     for label, one in answers.items():
         typer.echo(f"{label}: {one.text}")
-    _tell_written(contents)
+    tell_written(contents)
 
 
 @app.command("attention", no_args_is_help=True)
+@bundled
 def attention(
     clip: options.Clip,
     question: options.Question,
+    *,
     out: _Out = None,
     png: _Png = None,
     layers: Annotated[
@@ -249,16 +224,8 @@ def attention(
     scale: Annotated[
         str, typer.Option(help="linear or log: how colours lie between the numbers.", rich_help_panel=options.OUTPUT)
     ] = "linear",
-    model: options.Model = None,
-    device: options.Device = None,
-    dtype: options.Dtype = "auto",
-    attn_implementation: options.Kernel = None,
-    max_frames: options.MaxFrames = None,
-    sampling: options.Sampling = None,
-    fps: options.Fps = None,
-    start: options.Start = None,
-    end: options.End = None,
-    source_fps: options.SourceFps = None,
+    loading: Loading,
+    reading: Reading,
     max_new_tokens: _NewTokens = None,
     columns: _Columns = None,
     width: _Width = 240,
@@ -269,66 +236,45 @@ def attention(
     from prunevid.cli import common
     from prunevid.view.reports import attention_report
 
-    places = _places({"--out": out, "--png": png}, clip)
+    found = places({"--out": out, "--png": png}, clip)
     wanted = _layers(layers)
     if scale not in ("linear", "log"):
         raise ConfigError(f"scale is {scale!r}, but must be 'linear' or 'log'.")
-    qa = common.load(model, method=None, device=device, dtype=dtype, attn_implementation=attn_implementation)
-    with _seen(qa, clip, max_frames, sampling, fps, start, end, source_fps) as (seen, tell):
+    qa = common.load(loading)
+    with _seen(qa, clip, reading) as (seen, tell):
         tell("Answering")
         watched = drawing.watch(qa, seen, question, layers=wanted, max_new_tokens=max_new_tokens)
         tell("Drawing")
         shown = columns or 8
         contents: dict[Path, bytes] = {}
-        if "--out" in places:
+        if "--out" in found:
             page = attention_report(
-                watched, frames=seen, facts=_model_facts(qa, model), width=width, columns=shown, scale=scale
+                watched, frames=seen, facts=_model_facts(qa, loading.model), width=width, columns=shown, scale=scale
             )
-            contents[places["--out"]] = page.encode()
-        if "--png" in places:
+            contents[found["--out"]] = page.encode()
+        if "--png" in found:
             picture = drawing.attention_sheet(watched, seen, columns=shown, scale=scale)
-            contents[places["--png"]] = drawing.png(picture)
-    _write(contents)
+            contents[found["--png"]] = drawing.png(picture)
+    write(contents)
     if as_json:
         document = common.as_dict(watched.answer) | {
-            "model": model or "builtin",
+            "model": loading.model or "builtin",
             "layers": list(watched.layers),
             "files": [str(path) for path in contents],
         }
         common.print_json(document)
         return
     typer.echo(watched.answer.text)
-    _tell_written(contents)
+    tell_written(contents)
 
 
 @contextmanager
-def _seen(
-    qa: VideoQA,
-    clip: Path,
-    max_frames: int | None,
-    sampling: str | None,
-    fps: float | None,
-    start: float | None,
-    end: float | None,
-    source_fps: float | None,
-) -> Iterator[tuple[Clip, Callable[[str], None]]]:
+def _seen(qa: VideoQA, clip: Path, reading: Reading) -> Iterator[tuple[Clip, Callable[[str], None]]]:
     """The frames, read once, and a function that says on stderr what is being done."""
     from prunevid.cli import common
 
     with common.working("Reading the clip") as tell:
-        yield (
-            qa.load_clip(
-                clip,
-                max_frames=max_frames,
-                sampling=sampling,
-                fps=fps,
-                start=start,
-                end=end,
-                source_fps=source_fps,
-                progress=common.reading(tell),
-            ),
-            tell,
-        )
+        yield qa.load_clip(clip, **reading.arguments(), progress=common.reading(tell)), tell
 
 
 def _asked(
@@ -360,7 +306,7 @@ def _asked(
 
 
 def _drawn(
-    places: Mapping[str, Path],
+    found: Mapping[str, Path],
     qa: VideoQA,
     model: str | None,
     answer: Answer,
@@ -374,81 +320,19 @@ def _drawn(
     from prunevid.view.reports import facts_of, report
 
     contents: dict[Path, bytes] = {}
-    if "--out" in places:
+    if "--out" in found:
         facts = facts_of(qa, model or "the embedded model")
         page = report(answer, unpruned=plain, frames=seen, facts=facts, width=width, columns=columns or 16)
-        contents[places["--out"]] = page.encode()
-    if "--png" in places:
-        contents[places["--png"]] = drawing.png(drawing.sheet(answer, seen, columns=columns or 8))
-    if "--mp4" in places or "--gif" in places:
+        contents[found["--out"]] = page.encode()
+    if "--png" in found:
+        contents[found["--png"]] = drawing.png(drawing.sheet(answer, seen, columns=columns or 8))
+    if "--mp4" in found or "--gif" in found:
         film = drawing.overlay(answer, seen, width=width)
-        if "--mp4" in places:
-            contents[places["--mp4"]] = drawing.mp4(film)
-        if "--gif" in places:
-            contents[places["--gif"]] = drawing.gif(film)
+        if "--mp4" in found:
+            contents[found["--mp4"]] = drawing.mp4(film)
+        if "--gif" in found:
+            contents[found["--gif"]] = drawing.gif(film)
     return contents
-
-
-_ENDINGS = {"--out": (".html", ".htm"), "--png": (".png",), "--mp4": (".mp4",), "--gif": (".gif",)}
-
-
-def _places(given: Mapping[str, Path | None], clip: Path) -> dict[str, Path]:
-    """Where to write, by option; what can't be written is refused before a model is loaded.
-
-    Raises:
-        ConfigError: nothing is to be written, two files are one, or an ending is wrong.
-        InputError: a place can't be written, or is the clip itself.
-    """
-    found = {option: path for option, path in given.items() if path is not None}
-    if not found:
-        raise ConfigError(f"There is nothing to write; name a file, such as --out report.html ({', '.join(given)}).")
-    for option, path in found.items():
-        if path.is_dir():
-            raise InputError(f"{option} is the folder {str(path)!r}; name a file in it.")
-        if path.suffix.lower() not in _ENDINGS[option]:
-            raise ConfigError(f"{option} is {str(path)!r}, but must end in {_ENDINGS[option][0]}.")
-        if path.resolve() == clip.resolve():
-            raise InputError(f"{option} is the clip {str(path)!r} itself; choose another name.")
-        _writable(option, path)
-    if len({path.resolve() for path in found.values()}) < len(found):
-        raise ConfigError(f"Two of {', '.join(found)} name the same file; give each its own.")
-    return found
-
-
-def _writable(option: str, path: Path) -> None:
-    """Raises:
-    InputError: the file can't be written or made.
-    """
-    folder = path.resolve().parent
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    if not folder.is_dir():
-        raise InputError(f"{option} is {str(path)!r}, but {str(folder)!r} is no folder.")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise InputError(f"{option} is {str(path)!r}, but the folder {str(folder)!r} can't be written.")
-
-
-def _settings(given: Sequence[str]) -> dict[str, Any]:
-    """Options of a method from NAME=VALUE.
-
-    Raises:
-        ConfigError: one without a name or a value, or one twice.
-    """
-    import yaml
-
-    found: dict[str, Any] = {}
-    for one in given:
-        name, sign, value = one.partition("=")
-        name = name.strip().replace("-", "_")
-        if not sign or not name or not value.strip():
-            raise ConfigError(f"--setting is {one!r}, but must be NAME=VALUE, such as keep_ratio=0.3.")
-        if name in found:
-            raise ConfigError(f"--setting gives {name} twice; leave one out.")
-        try:
-            found[name] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--setting is {one!r}, but {value!r} is no value.") from error
-    return found
 
 
 def _layers(given: str | None) -> list[int] | None:
@@ -471,17 +355,6 @@ def _model_facts(qa: VideoQA, model: str | None) -> dict[str, str]:
 
     facts = facts_of(qa, model or "the embedded model")
     return {name: facts[name] for name in ("Model", "Versions")}
-
-
-def _write(contents: Mapping[Path, bytes]) -> None:
-    from prunevid.files import write_files
-
-    write_files(contents)
-
-
-def _tell_written(contents: Mapping[Path, bytes]) -> None:
-    for path in contents:
-        typer.echo(f"Wrote {path}", err=True)
 
 
 def _options_of(qa: VideoQA) -> dict[str, Any]:

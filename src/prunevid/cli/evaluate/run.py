@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prunevid.cli import options
-from prunevid.errors import ConfigError
+from prunevid.cli.bundles import Pruning, bundled
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,6 +38,7 @@ def command(benchmark: str) -> Callable[..., int]:
     """
 
     def run(
+        *,
         data: Annotated[
             Path,
             typer.Option(
@@ -127,8 +128,7 @@ def command(benchmark: str) -> Callable[..., int]:
                 rich_help_panel=options.MODEL,
             ),
         ] = None,
-        method: options.Method = None,
-        preset: options.Preset = None,
+        pruning: Pruning,
         setting: Annotated[
             list[str] | None,
             typer.Option(
@@ -138,11 +138,9 @@ def command(benchmark: str) -> Callable[..., int]:
                 rich_help_panel=options.PRUNING,
             ),
         ] = None,
-        retention: options.Retention = None,
-        tokens: options.Tokens = None,
-        average_over_layers: options.AverageOverLayers = False,
         as_json: Annotated[bool, typer.Option("--json", help="Print the scores as one JSON document.")] = False,
     ) -> int:
+        from prunevid.cli import common
         from prunevid.evaluation.command import run_benchmark
         from prunevid.evaluation.distributed import Place
         from prunevid.evaluation.request import Request
@@ -160,12 +158,12 @@ def command(benchmark: str) -> Callable[..., int]:
             data=data,
             out=out,
             model=model,
-            method=method,
-            preset=preset,
-            method_options=settings(setting or ()),
-            retention_ratio=retention,
-            retention_tokens=tokens,
-            average_over_layers=average_over_layers or None,
+            method=pruning.method,
+            preset=pruning.preset,
+            method_options=common.method_options(setting or ()),
+            retention_ratio=pruning.retention,
+            retention_tokens=pruning.tokens,
+            average_over_layers=pruning.average_over_layers or None,
             protocol=protocol,
             frames=frames,
             max_new_tokens=max_new_tokens,
@@ -179,28 +177,7 @@ def command(benchmark: str) -> Callable[..., int]:
         return report(found, as_json) if place.main else 0
 
     run.__doc__ = SUMMARIES[benchmark]
-    return run
-
-
-def settings(given: Iterable[str]) -> dict[str, Any]:
-    """Options from their texts: {"keep_ratio": 0.3} of "keep_ratio=0.3"; a value that is no JSON is text.
-
-    Raises:
-        ConfigError: one has no "=", or a name comes twice.
-    """
-    found: dict[str, Any] = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        name = name.strip().replace("-", "_")
-        if not equals or not name:
-            raise ConfigError(f"--setting is {text!r}, but must be NAME=VALUE, as keep_ratio=0.3.")
-        if name in found:
-            raise ConfigError(f"--setting gives {name} twice; leave one out.")
-        try:
-            found[name] = json.loads(value)
-        except ValueError:
-            found[name] = {"True": True, "False": False, "None": None}.get(value, value)
-    return found
+    return bundled(run)
 
 
 def _tell(line: str) -> None:
