@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from prunevid.answering import Answering
 from prunevid.answers import Answer
-from prunevid.engine import Held
+from prunevid.engine import Held, Pruning
 from prunevid.errors import InputError
-from prunevid.generation import generate
+from prunevid.generation import Run, generate
 from prunevid.outlines import outline
 from prunevid.prompting import VideoPrompt
 from prunevid.video import Clip
@@ -100,14 +101,9 @@ class OpenVideo:
         prompt = inner.prompter.conversation(question, history, prompt)
         self._refuse_closed()
         options = self._generating(max_new_tokens, streamer, generate_kwargs)
-        with inner.lock, inner.attached([self.clip]) as pruning, pruning.reuse(held=held):
-            self._refuse_closed()
-            try:
-                shown = self._shown(question, prompt, options)
-                with shown.supplied(pruning):
-                    run = generate(inner.model, inner.processor, shown.inputs, options, pruning)
-            finally:
-                held.trim()
+        with self._reused() as pruning:
+            shown = self._shown(question, prompt, options)
+            run = self._run(shown, options, pruning)
             answer = inner.answers(run, [self.clip], [question], [0.0])[0]
             for one in filter(None, (self._ahead, shown)):
                 one.note(answer.stats)
@@ -124,24 +120,35 @@ class OpenVideo:
 
         Does nothing where the video's tokens depend on the question. `VideoQA.open` calls it.
         """
-        inner, held = self._answering, self._held
-        self._refuse_closed()
         options = self._generating(1, None, {})
-        shown = self._shown(_SOME_QUESTION, None, options)
-        if any(shown.inputs.get(name) is not None for name in inner.adapter.conditions):
-            return
-        with inner.lock, inner.attached([self.clip]) as pruning, pruning.reuse(held=held):
-            held.ahead = True
+        with self._reused() as pruning:
+            shown = self._shown(_SOME_QUESTION, None, options)
+            if any(shown.inputs.get(name) is not None for name in self._answering.adapter.conditions):
+                return
+            self._held.ahead = True
             try:
-                with shown.supplied(pruning):
-                    run = generate(inner.model, inner.processor, shown.inputs, options, pruning)
+                run = self._run(shown, options, pruning)
             finally:
-                held.ahead = False
-                held.trim()
+                self._held.ahead = False
         self._ahead = shown
         times = run.stats[0].get("milliseconds", {})
         for name in ("vision", "merge", "prefill"):
             self._spent[name] = self._spent.get(name, 0.0) + times.get(name, 0.0)
+
+    @contextmanager
+    def _reused(self) -> Iterator[Pruning]:
+        """The model, pruned, with what is held of the clip."""
+        with self._answering.lock, self._answering.attached([self.clip]) as pruning, pruning.reuse(held=self._held):
+            self._refuse_closed()
+            yield pruning
+
+    def _run(self, shown: Shown, options: dict[str, Any], pruning: Pruning) -> Run:
+        """What the model generates; afterwards no more is held than may be."""
+        try:
+            with shown.supplied(pruning):
+                return generate(self._answering.model, self._answering.processor, shown.inputs, options, pruning)
+        finally:
+            self._held.trim()
 
     def _take(self, clip: Clip) -> None:
         """Takes a clip to be asked about, and finds out whether it is encoded in parts."""

@@ -106,8 +106,7 @@ class Encoders:
         self.remembered = remembered
         encode = self._encode_plainly["video"]
         given = arguments_of(encode, inputs, self.adapter.pixels)
-        pixels = next((value for name, value in given.items() if name.startswith("pixel")), None)
-        asked = [given.get(condition) for condition in self.adapter.conditions]
+        pixels = _pixels(given)
 
         @functools.wraps(encode)
         def alone(**kwargs: Any) -> Any:
@@ -118,11 +117,11 @@ class Encoders:
         def finish() -> None:
             output, encoded = joined.finish()
             encoded.unreported = encoded.milliseconds
-            self._remember(pixels, "video", asked, output, encoded)
+            self._remember(pixels, "video", given, output, encoded)
 
         self._stand_ins += 1
         try:
-            yield Supply(joined.add, finish, remembered.knows(pixels, self._encoding_key("video", asked)))
+            yield Supply(joined.add, finish, remembered.knows(pixels, self._encoding_key("video", given)))
         finally:
             self._stand_ins -= 1
             self.remembered = before
@@ -146,20 +145,20 @@ class Encoders:
             if getattr(self._local, "encoding", False):  # some families encode videos through their function for images
                 return encode(*args, **kwargs)
             arguments = dict(signature.bind(*args, **kwargs).arguments)
-            pixels = next((v for k, v in arguments.items() if k.startswith("pixel") and isinstance(v, Tensor)), None)
-            asked = [arguments.get(condition) for condition in self.adapter.conditions]
-            output, encoded = self._recall(pixels, kind, asked)
+            pixels = _pixels(arguments)
+            output, encoded = self._recall(pixels, kind, arguments)
             if encoded is None:
                 self._refuse_stand_in(pixels)
                 measure, device = self.method.collect_stats, getattr(pixels, "device", None)
                 start = now(device, measure)
                 with self._watching() as seen:
                     output = self._encode(encode, args, kwargs)
-                spent, depends = now(device, measure) - start, any(value is not None for value in asked)
+                spent = now(device, measure) - start
+                depends = any(value is not None for value in self._conditions(arguments))
                 encoded = Encoded(layouts(self.base, arguments, output), spent, asked=depends)
                 if seen is not None:
                     encoded.views = seen.views(encoded.layouts, arguments)
-                self._remember(pixels, kind, asked, output, encoded)
+                self._remember(pixels, kind, arguments, output, encoded)
             if not isinstance(output, tuple):
                 object.__setattr__(output, _LAYOUT, encoded)
             if (prefill := getattr(self._local, "prefill", None)) is not None:
@@ -190,19 +189,31 @@ class Encoders:
         finally:
             self._local.encoding = False
 
-    def _recall(self, pixels: Tensor | None, kind: str, asked: list[Any]) -> tuple[Any, Encoded | None]:
-        return (
-            (None, None) if self.remembered is None else self.remembered.recall(pixels, self._encoding_key(kind, asked))
-        )
+    def _recall(self, pixels: Tensor | None, kind: str, arguments: Mapping[str, Any]) -> tuple[Any, Encoded | None]:
+        if self.remembered is None:
+            return None, None
+        return self.remembered.recall(pixels, self._encoding_key(kind, arguments))
 
-    def _remember(self, pixels: Tensor | None, kind: str, asked: list[Any], output: Any, encoded: Encoded) -> None:
+    def _remember(
+        self, pixels: Tensor | None, kind: str, arguments: Mapping[str, Any], output: Any, encoded: Encoded
+    ) -> None:
         if self.remembered is not None:
-            self.remembered.remember(pixels, self._encoding_key(kind, asked), output, encoded)
+            self.remembered.remember(pixels, self._encoding_key(kind, arguments), output, encoded)
 
-    def _encoding_key(self, kind: str, asked: list[Any]) -> tuple[Any, ...]:
+    def _encoding_key(self, kind: str, arguments: Mapping[str, Any]) -> tuple[Any, ...]:
         """What an encoding depends on besides its pixels: what is watched in the tower, whether images are cut, and
         the values of the adapter's conditions."""
-        return kind, self.method.tower, self.method.prunes_images, tuple(map(_comparable, asked))
+        asked = tuple(map(_comparable, self._conditions(arguments)))
+        return kind, self.method.tower, self.method.prunes_images, asked
+
+    def _conditions(self, arguments: Mapping[str, Any]) -> list[Any]:
+        """What else than pixels a feature function is asked with (`Adapter.conditions`)."""
+        return [arguments.get(name) for name in self.adapter.conditions]
+
+
+def _pixels(arguments: Mapping[str, Any]) -> Tensor | None:
+    """The tensor of pixels among a feature function's arguments."""
+    return next((v for k, v in arguments.items() if k.startswith("pixel") and isinstance(v, Tensor)), None)
 
 
 def _comparable(value: Any) -> Any:
