@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from prunevid.cli import options
+from prunevid.cli.places import tell_written
 from prunevid.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -66,9 +68,7 @@ def speed(
             help="float32, float16 or bfloat16. Default: bfloat16 on a GPU, float32 on a CPU.", rich_help_panel=_MODEL
         ),
     ] = None,
-    attn_implementation: Annotated[
-        str, typer.Option(help="Attention kernel: sdpa, eager, flash_attention_2.", rich_help_panel=_MODEL)
-    ] = "sdpa",
+    attn_implementation: Annotated[str, typer.Option(help=options.KERNEL_HELP, rich_help_panel=_MODEL)] = "sdpa",
     frames: Annotated[int, typer.Option(help="Frames of the clip.", rich_help_panel=_CLIP)] = 32,
     resolution: Annotated[
         str, typer.Option(help="Of the clip, WIDTHxHEIGHT in pixels.", rich_help_panel=_CLIP)
@@ -115,7 +115,7 @@ def speed(
     plot: Annotated[
         bool, typer.Option("--plot", help="Draw the plots, too, into the folder of --out.", rich_help_panel=_OUTPUT)
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.", rich_help_panel=_OUTPUT)] = False,
+    as_json: Annotated[bool, options.as_json(_OUTPUT)] = False,
 ) -> None:
     """Time the unpruned model and pruned ones in turns, stage by stage, and weigh their memory."""
     from prunevid.bench import Settings, measure_scaling, measure_speed
@@ -129,7 +129,7 @@ def speed(
         return
     if plot and out is None:
         raise typer.BadParameter("needs a folder; name one by --out.", param_hint="--plot")
-    shares = [] if retention == "own" else _numbers("--retention", retention, float)
+    shares = [] if retention == "own" else common.numbers("--retention", retention, float, "0.1,0.2")
     wide, high = _resolution(resolution)
     settings = Settings(
         frames=frames,
@@ -139,7 +139,7 @@ def speed(
         repeats=repeats,
         warmup=warmup,
         new_tokens=new_tokens,
-        batches=tuple(_numbers("--batches", batches, int)),
+        batches=tuple(common.numbers("--batches", batches, int, "1,2,4")),
         memory=memory,
         cpu_time=cpu_time,
         seed=seed,
@@ -155,8 +155,7 @@ def speed(
             result = measure_speed(subject, settings, tell)
         files = _write(result, out, plot)
     _print(result, as_json)
-    for file in files:
-        typer.echo(f"Wrote {file}", err=True)
+    tell_written(files)
 
 
 def _subject(
@@ -196,14 +195,6 @@ def _subject(
     kind = check_dtype(dtype or usual)
     kind = getattr(torch, usual) if kind == "auto" else getattr(torch, str(kind))
     return Made(name, random_model(config, target, kind, attention, seed))
-
-
-def _numbers(option: str, text: str, kind: Any) -> list[Any]:
-    """The numbers of an option."""
-    try:
-        return [kind(part) for part in text.split(",")]
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is no list of numbers with commas between.", param_hint=option) from None
 
 
 def _resolution(text: str) -> tuple[int, int]:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from prunevid.answers import ClipInfo
     from prunevid.config import PruneVidConfig
     from prunevid.qa import Answer, VideoQA
+
+Number = TypeVar("Number", int, float)
 
 STAGE_NAMES = {
     "decode_video": "reading the clip",
@@ -108,12 +110,20 @@ def shares(text: str | None) -> list[float]:
     Raises:
         typer.BadParameter: it is no list of numbers.
     """
+    return [] if text is None else numbers("--retention", text, float, "0.25,0.15,0.1")
+
+
+def numbers(option: str, text: str, kind: Callable[[str], Number], example: str) -> list[Number]:
+    """The numbers of an option, with commas between.
+
+    Raises:
+        typer.BadParameter: one is none.
+    """
     try:
-        return [] if text is None else [float(part) for part in text.split(",")]
+        return [kind(part) for part in text.split(",")]
     except ValueError:
-        raise typer.BadParameter(
-            f"{text!r} is no list of numbers such as 0.25,0.15,0.1.", param_hint="--retention"
-        ) from None
+        told = f"{text!r} is no list of numbers: must be numbers with commas between, such as {example}."
+        raise typer.BadParameter(told, param_hint=option) from None
 
 
 def chunk_frames(text: str) -> Any:

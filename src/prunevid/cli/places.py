@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that a command is told to write: refused before anything is computed, and written together."""
+"""Files that a command is told to write: refused before anything is computed, and named when they are there."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import typer
@@ -50,14 +50,7 @@ def _writable(option: str, path: Path) -> None:
         raise InputError(f"{option} is {str(path)!r}, but the folder {str(folder)!r} can't be written.")
 
 
-def write(contents: Mapping[Path, bytes]) -> None:
-    """Writes all files or none."""
-    from prunevid.files import write_files
-
-    write_files(contents)
-
-
-def tell_written(contents: Mapping[Path, bytes]) -> None:
+def tell_written(files: Iterable[Path]) -> None:
     """Says on stderr what was written."""
-    for path in contents:
+    for path in files:
         typer.echo(f"Wrote {path}", err=True)

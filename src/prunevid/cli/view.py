@@ -13,8 +13,9 @@ from typer.core import TyperCommand, TyperGroup
 
 from prunevid.cli import options
 from prunevid.cli.bundles import Loading, Pruning, Reading, bundled
-from prunevid.cli.places import places, tell_written, write
+from prunevid.cli.places import places, tell_written
 from prunevid.errors import ConfigError, PruneVidError, one_line
+from prunevid.files import write_files
 
 if TYPE_CHECKING:
     from prunevid.answers import Answer
@@ -111,7 +112,7 @@ def view(
             answer = qa.ask(seen, question, max_new_tokens=max_new_tokens)
         tell("Drawing")
         contents = _drawn(found, qa, loading.model, answer, plain, seen, width, columns)
-    write(contents)
+    write_files(contents)
     if as_json:
         document = common.as_dict(answer) | {
             "model": loading.model or "builtin",
@@ -178,7 +179,7 @@ def compare(
             contents[found["--out"]] = page.encode()
         if "--png" in found:
             contents[found["--png"]] = drawing.png(drawing.compare_sheet(said, labels, seen, columns=shown))
-    write(contents)
+    write_files(contents)
     if as_json:
         sides = [
             {
@@ -237,7 +238,7 @@ def attention(
     from prunevid.view.reports import attention_report
 
     found = places({"--out": out, "--png": png}, clip)
-    wanted = _layers(layers)
+    wanted = None if layers is None else common.numbers("--layers", layers, int, "2,10")
     if scale not in ("linear", "log"):
         raise ConfigError(f"scale is {scale!r}, but must be 'linear' or 'log'.")
     qa = common.load(loading)
@@ -255,7 +256,7 @@ def attention(
         if "--png" in found:
             picture = drawing.attention_sheet(watched, seen, columns=shown, scale=scale)
             contents[found["--png"]] = drawing.png(picture)
-    write(contents)
+    write_files(contents)
     if as_json:
         document = common.as_dict(watched.answer) | {
             "model": loading.model or "builtin",
@@ -333,20 +334,6 @@ def _drawn(
         if "--gif" in found:
             contents[found["--gif"]] = drawing.gif(film)
     return contents
-
-
-def _layers(given: str | None) -> list[int] | None:
-    """Numbers with commas between.
-
-    Raises:
-        ConfigError: something else.
-    """
-    if given is None:
-        return None
-    try:
-        return [int(part) for part in given.split(",")]
-    except ValueError as error:
-        raise ConfigError(f"--layers is {given!r}, but must be numbers with commas between, such as 2,10.") from error
 
 
 def _model_facts(qa: VideoQA, model: str | None) -> dict[str, str]:

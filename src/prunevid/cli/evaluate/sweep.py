@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from prunevid.cli.places import tell_written
+
 
 def sweep(
     plan: Annotated[
@@ -55,8 +57,7 @@ def sweep(
         from prunevid.evaluation.table_text import render
 
         typer.echo(render(swept.sections, "json" if as_json else "markdown"), nl=False)
-    for file in swept.files:
-        typer.echo(f"Wrote {file}", err=True)
+    tell_written(swept.files)
     for name, reason in swept.failed.items():
         typer.echo(f"WARNING: {name} could not run: {reason}", err=True)
     return 1 if swept.failed else 0

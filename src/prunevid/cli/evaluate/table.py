@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from prunevid.cli.places import tell_written
+
 if TYPE_CHECKING:
     from prunevid.evaluation.tables import Section
 
@@ -46,8 +48,7 @@ def table(
     if out is not None:
         from prunevid.evaluation.table_files import write_tables
 
-        for file in write_tables(sections, out, per_task=per_task, plot=plot):
-            typer.echo(f"Wrote {file}", err=True)
+        tell_written(write_tables(sections, out, per_task=per_task, plot=plot))
 
 
 def warn(sections: Sequence[Section]) -> None:
