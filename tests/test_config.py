@@ -13,6 +13,7 @@ from prunevid import (
     get_aggressive_config,
     get_baseline_config,
     get_conservative_config,
+    get_diverse_config,
     get_paper_config,
     get_preset,
     get_stage1_only_config,
@@ -59,6 +60,7 @@ def test_images_stay_whole_unless_asked_for(preset: str) -> None:
         (get_aggressive_config(), {"tau": 0.85, "cluster_ratio": 0.6, "keep_ratio": 0.5}),
         (get_baseline_config(), {"enable_stage1": False, "enable_stage2": False, "enable_cache_compression": False}),
         (get_stage1_only_config(), {"enable_stage1": True, "enable_stage2": False}),
+        (get_diverse_config(), {"dpc_knn_k": 7, "keep_scope": "global", "keep_rule": "peaks"}),
     ],
 )
 def test_presets(made: PruneVidConfig, expected: dict) -> None:
@@ -87,6 +89,7 @@ def test_presets(made: PruneVidConfig, expected: dict) -> None:
         ("video_sampling", "random", "'uniform', 'fps'"),
         ("token_order", "spiral", "'auto', 'merged', 'raster'"),
         ("keep_scope", "frame", "'group', 'global'"),
+        ("keep_rule", "best", "'score', 'peaks'"),
         ("static_position", "last", "'first', 'middle'"),
         ("positions", "shift", "'auto', 'renumber', 'keep'"),
     ],
@@ -98,6 +101,11 @@ def test_a_value_out_of_range_is_named_with_the_range(setting: str, value: objec
     assert message.startswith(f"{setting} is ") and says in message and "\n" not in message
     with pytest.raises(PruneVidError):
         PruneVidConfig().replace(**{setting: value})
+
+
+def test_peaks_need_scores_that_are_not_negative() -> None:
+    with pytest.raises(ConfigError, match="keep_rule is 'peaks', but score_contrast 'difference'"):
+        PruneVidConfig(keep_rule="peaks", score_contrast="difference", prompt_head=1)
 
 
 def test_unknown_names_are_refused_with_the_known_ones() -> None:

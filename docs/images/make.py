@@ -24,11 +24,11 @@ FLAGS = [
 
 def main() -> int:
     """Draws the embedded model's answer about one clip; returns the exit status."""
-    qa, clip = VideoQA.builtin(), builtin.make_clip(3)
+    qa, clip = VideoQA.builtin(preset="diverse"), builtin.make_clip(3)
     with tempfile.TemporaryDirectory() as folder:
         path = builtin.write_clip(clip, Path(folder) / "clip.mp4")
         plain, pruned = qa.compare(path, clip.questions[0].text)
-        pruned.show(HERE / "kept_tokens.png")
+        pruned.show(HERE / "kept_tokens.png", columns=12)
         page = Path(folder) / "report.html"
         text = view.report(pruned, unpruned=plain, facts=view.facts_of(qa, "the embedded model"))
         page.write_text(text, encoding="utf-8")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _RATIOS = ("cluster_ratio", "temporal_segment_ratio", "keep_ratio")
-_COUNTS = {"dpc_knn_k": 1, "pruning_layer": 0, "max_frames": 1}
+_COUNTS = {"dpc_knn_k": 1, "pruning_layer": 0, "max_frames": 1, "prompt_head": 0, "prompt_tail": 0, "cluster_seed": 0}
 
 
 class DefaultLayer(int):
@@ -69,6 +69,8 @@ class PruneVidConfig:
         temporal_segment_ratio: frame clusters for each frame, in (0, 1].
         dpc_knn_k: neighbours of the density estimate, at least 1 (capped at the number of points).
         enable_stage1: merge before the language model.
+        cluster_centres: the centres of a set's clusters: by "density" (DPC-KNN, as published), or tokens by lot
+            ("random": for comparisons; by lots of `cluster_seed`).
         prune_images: treat every image of a prompt as a video of one frame: its tokens are dynamic, merged in stage 1,
             chosen from in stage 2 and forgotten in stage 3, and the statistics count them. Otherwise images stay whole.
         token_order: order of the merged tokens in the sequence: "merged" (scene by scene, static before dynamic, as
@@ -90,8 +92,21 @@ class PruneVidConfig:
         attention_aggregation: over heads and question rows: "max" or "mean".
         keep_scope: `keep_ratio` of each "group" (a scene's static tokens; a frame's dynamic tokens) as published, or
             "global".
+        keep_rule: by what the best of them are found: by the "score" itself (as published), or by "peaks": the score
+            times the distance to the nearest token of the video with a higher one, which passes over tokens that show
+            again what a better one shows (see `prunevid.core.peak_scores`).
         score_rope: score with rotary embeddings applied (published: without).
         score_causal: let a question token see only keys up to itself (published: all keys).
+        score_heads, score_row_mix: how the heads of a row, and then the rows, are put together: "max", "mean", for
+            heads also "peaked" (see `prunevid.core.Mixing`); "auto": as `attention_aggregation` says (as published).
+        score_normalise: "none" (as published), or by "head" or "row" (see `prunevid.core.Mixing`).
+        score_rows: the rows that score: "all" after the last visual token (as published), those of the "question"
+            between `prompt_head` and `prompt_tail`, or the "last" one.
+        prompt_head, prompt_tail: how many of the rows after the last visual token are the same for every question,
+            before the question and behind it; for `score_rows` and `score_contrast`.
+        score_contrast: take off what a prompt without a question would look at, which is what the rows before the
+            question (`prompt_head` of them) attend to: "difference" of both scores, or their "ratio" (the
+            question-free score and the share of one key in even attention below the line); "none" (as published).
 
     Stage 3:
         enable_cache_compression: earlier layers forget the tokens that stage 2 dropped.
@@ -125,10 +140,20 @@ class PruneVidConfig:
     token_order: Literal["auto", "merged", "raster"] = "auto"
     static_position: Literal["first", "middle"] = "first"
     keep_scope: Literal["group", "global"] = "group"
+    keep_rule: Literal["score", "peaks"] = "score"
     score_rope: bool = False
     score_causal: bool = False
     positions: Literal["auto", "renumber", "keep"] = "auto"
     prune_images: bool = False
+    cluster_centres: Literal["density", "random"] = "density"
+    cluster_seed: int = 0
+    score_heads: Literal["auto", "max", "mean", "peaked"] = "auto"
+    score_row_mix: Literal["auto", "max", "mean"] = "auto"
+    score_normalise: Literal["none", "head", "row"] = "none"
+    score_rows: Literal["all", "question", "last"] = "all"
+    prompt_head: int = 0
+    prompt_tail: int = 0
+    score_contrast: Literal["none", "difference", "ratio"] = "none"
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
@@ -146,6 +171,17 @@ class PruneVidConfig:
         for name, low_count in _COUNTS.items():
             if getattr(self, name) < low_count:
                 raise ConfigError(f"{name} is {getattr(self, name)}, but must be at least {low_count}.")
+        if self.score_contrast != "none" and not self.prompt_head:
+            raise ConfigError(
+                f"score_contrast is {self.score_contrast!r}, but prompt_head is 0; say how many rows before the "
+                "question are the same for every question."
+            )
+
+        if self.keep_rule == "peaks" and self.score_contrast == "difference":
+            raise ConfigError(
+                "keep_rule is 'peaks', but score_contrast 'difference' makes scores below 0, which peaks can't weigh; "
+                "set score_contrast to 'none' or 'ratio'."
+            )
 
     def replace(self, **overrides: Any) -> PruneVidConfig:
         """A copy with some fields changed.
@@ -200,12 +236,19 @@ def get_stage1_only_config() -> PruneVidConfig:
     return PruneVidConfig(enable_stage2=False, enable_cache_compression=False)
 
 
+def get_diverse_config() -> PruneVidConfig:
+    """The published setting but for the choice: the best of the whole clip, and by "peaks", so that a token stays for
+    what no better token shows (ours; measured in docs/benchmark.md)."""
+    return get_paper_config().replace(keep_scope="global", keep_rule="peaks")
+
+
 PRESETS = {
     "baseline": get_baseline_config,
     "paper": get_paper_config,
     "conservative": get_conservative_config,
     "aggressive": get_aggressive_config,
     "stage1_only": get_stage1_only_config,
+    "diverse": get_diverse_config,
 }
 
 

@@ -82,7 +82,7 @@ class VideoQA:
         )
         self._answering = Answering(model, processor, chosen)
         self.max_new_tokens = 128
-        self.defaults: dict[str, Any] = {}  # settings of "prunevid" that suit the model
+        self.defaults: dict[str, Any] = {}  # settings that suit the model
         self._warm = False
 
     @classmethod
@@ -216,6 +216,12 @@ class VideoQA:
         config = getattr(self.method, "config", None)
         return config if isinstance(config, PruneVidConfig) else None
 
+    @property
+    def max_frames(self) -> int:
+        """Frames of a clip that are read where a call doesn't say: the config's, or what suits the model."""
+        usual = PruneVidConfig().replace(**self.defaults) if self.config is None else self.config
+        return usual.max_frames
+
     def load_clip(
         self,
         clip: Any = None,
@@ -234,7 +240,8 @@ class VideoQA:
             clip: a video file, a folder of frames, a list of pictures or arrays, or a `Clip`, which passes as
                 it is.
             images: pictures to be taken as the frames, instead of `clip`.
-            max_frames, sampling: None takes the config's.
+            max_frames: None takes the property of this name.
+            sampling: None takes the config's.
             fps: frames to take in a second; implies sampling "fps".
             start, end: seconds.
             options: `source_fps`, `limits`, `progress` and `lazy` of `prunevid.video.load_clip`.
@@ -251,7 +258,7 @@ class VideoQA:
             sampling = "fps" if fps is not None else config.video_sampling
         return load_clip(
             list(images) if images is not None else clip,
-            max_frames=config.max_frames if max_frames is None else max_frames,
+            max_frames=self.max_frames if max_frames is None else max_frames,
             sampling=sampling,
             fps=fps,
             start=start,
@@ -553,7 +560,7 @@ class VideoQA:
     def _timed_clip(self, clip: Any, lazily: bool = False, **options: Any) -> tuple[Clip, float]:
         """The clip, and the milliseconds that it took to read; `lazily`: the frames of a long one not yet."""
         started = time.perf_counter()
-        most = options.get("max_frames") or (self.config or PruneVidConfig()).max_frames
+        most = options.get("max_frames") or self.max_frames
         chunks = self.model, self.processor, self.vision_chunk_frames
         if lazily and may_chunk(*chunks, most):
             options["lazy"] = True

@@ -22,6 +22,7 @@ from prunevid.engine import Encodings
 from prunevid.errors import ConfigError, InputError, UnsupportedError
 from prunevid.methods import Method
 from prunevid.qa import VideoQA
+from shipped import LAYERS, VISUAL
 
 PRUNING = [name for name in methods.names() if name != "none"]
 pytestmark = pytest.mark.skipif(not WEIGHTS.is_file(), reason="the embedded model's weights are not there")
@@ -75,7 +76,9 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def answer_of(embedded: VideoQA, clip_path: Path, question: str, method: Any) -> Answer:
     """The same question, asked the ordinary way."""
-    return VideoQA(embedded.model, embedded.processor, method=method).ask(clip_path, question, max_new_tokens=1)
+    return VideoQA(embedded.model, embedded.processor, method=method).ask(
+        clip_path, question, max_new_tokens=1, max_frames=builtin.FRAMES
+    )
 
 
 def test_every_method_meets_its_budget_and_answers_as_when_asked_alone(
@@ -86,10 +89,10 @@ def test_every_method_meets_its_budget_and_answers_as_when_asked_alone(
         (name, share) for share in (0.25, 0.1) for name in PRUNING
     ]
     plain = answer_of(embedded, clip_path, question, "none")
-    assert (found.unpruned.answer, found.unpruned.tokens, found.unpruned.same) == (plain.text, 128, True)
+    assert (found.unpruned.answer, found.unpruned.tokens, found.unpruned.same) == (plain.text, VISUAL, True)
     for side in found.sides:
         assert side.reason is None, side
-        assert abs(side.tokens - side.retention * 128) <= 1 and side.original_tokens == 128
+        assert abs(side.tokens - side.retention * VISUAL) <= 1 and side.original_tokens == VISUAL
         assert side.same == alike(side.answer, plain.text)
         assert set(side.milliseconds) == {"vision", "merge", "prefill", "decode", "total"}
         assert side.mean_ratio >= side.retained_ratio - 1e-9
@@ -103,11 +106,11 @@ def test_every_method_meets_its_budget_and_answers_as_when_asked_alone(
 
 
 def test_means_over_layers_count_every_layer(embedded: VideoQA, clip_path: Path, question: str) -> None:
-    """FastV after layer 1 of 6 (0-based): two layers see 128 tokens, four the rest."""
+    """FastV after layer 1 (0-based): two layers see every token, the other ones the rest."""
     method = methods.get("fastv", layer=2, retention_ratio=0.5, average_over_layers=True)
     side = embedded.compare_methods(clip_path, question, [method, "tome|fastv"], repeats=1).sides[0]
-    assert side.mean_ratio == pytest.approx((2 * 128 + 4 * side.tokens) / (6 * 128))
-    assert side.tokens == 32 and side.mean_ratio == 0.5
+    assert side.mean_ratio == pytest.approx((2 * VISUAL + (LAYERS - 2) * side.tokens) / (LAYERS * VISUAL))
+    assert side.tokens == VISUAL * 2 // 5 and side.mean_ratio == 0.5
 
 
 def test_the_tower_runs_once_for_all_that_ask_the_same_of_it(embedded: VideoQA, clip_path: Path, question: str) -> None:
@@ -241,7 +244,7 @@ def test_compare_as_a_table(
     status, out, err = cli("compare", clip_path, question, *options)
     assert (status, err) == (0, "")
     lines = out.splitlines()
-    for words in (["unpruned", "128 → 128", "100%"], ["fastv", "0.25", "128 → 32", "yes"], ["tome|fastv", "128 → 13"]):
+    for words in (["unpruned", "300 → 300", "100%"], ["fastv", "0.25", "300 → 75", "yes"], ["tome|fastv", "300 → 30"]):
         assert any(all(word in line for word in words) for line in lines), words
     assert "(1) impossible at 0.25: This needs a tower of marble." in out
     assert "of 4" in out and max(map(len, lines)) <= 120
@@ -277,8 +280,8 @@ def test_compare_used_wrongly(cli: Any, clip_path: Path, question: str, options:
 @pytest.mark.parametrize(
     ("options", "method", "tokens"),
     [
-        (["--method", "fastv", "--retention", "0.15"], "fastv", 19),
-        (["--retention", "0.15"], "prunevid", 19),
+        (["--method", "fastv", "--retention", "0.15"], "fastv", 45),
+        (["--retention", "0.15"], "prunevid", 45),
         (["--method", "visionzip", "--tokens", "21"], "visionzip", 21),
         (["--method", "tome|fastv", "--tokens", "21"], "tome|fastv", 21),
         (["--preset", "paper", "--retention", "0.25", "--average-over-layers", "--tau", "0.6"], "prunevid", None),
@@ -293,7 +296,7 @@ def test_ask_with_a_budget(
     document = json.loads(out)
     assert document["method"] == (method or "prunevid|fastv")
     left = document["stats"]["stage2"]["compressed_tokens"]
-    assert left == tokens if tokens else left < 0.25 * 128
+    assert left == tokens if tokens else left < 0.25 * VISUAL
     if "--tau" in options:
         config = document["options"]["parts"][0]["config"] if method is None else document["config"]
         assert config["tau"] == 0.6

@@ -15,6 +15,7 @@ from prunevid import methods
 from prunevid.errors import ConfigError, InputError, PruneVidError
 from prunevid.frame_budget import Costs, FrameBudget, fit
 from prunevid.qa import VideoQA
+from shipped import CELLS
 
 COUNT = 30
 
@@ -147,7 +148,7 @@ def test_the_embedded_model_sees_more_frames_for_the_same_tokens() -> None:
     frames = {}
     for method in ("none", "prunevid"):
         qa = VideoQA.builtin(method=method)
-        answer = qa.ask(made.frames, "what moves?", max_frames="auto", token_budget=40, source_fps=made.fps)
+        answer = qa.ask(made.frames, "what moves?", max_frames="auto", token_budget=2 * CELLS + 5, source_fps=made.fps)
         frames[method] = len(answer.clip.times)
         assert answer.stats["frame_budget"]["within"]
     assert frames["none"] == 4 < frames["prunevid"]
@@ -166,15 +167,15 @@ def test_accuracy_against_frames_at_equal_cost(capsys: pytest.CaptureFixture[str
     from prunevid.builtin.frames import at_equal_cost, main, table
 
     runs = [VideoQA.builtin("none"), VideoQA.builtin("fastv", 0.25)]
-    points = at_equal_cost([16, 32], runs, clips=2, questions=3)
+    points = at_equal_cost([25, 50], runs, clips=2, questions=3)
     assert [(point.budget, point.method) for point in points] == [
-        (16, "none"), (16, "fastv at 0.25"), (32, "none"), (32, "fastv at 0.25")
+        (25, "none"), (25, "fastv at 0.25"), (50, "none"), (50, "fastv at 0.25")
     ]  # fmt: skip
     assert [point.frames for point in points] == [2, 8, 4, 16]
-    assert [point.spent for point in points] == [16, 16, 32, 32]
+    assert [point.spent for point in points] == [25, 25, 50, 50]
     assert all(point.score.questions == 6 for point in points)
     shown = table(points)
-    assert shown.count("\n") == 5 and "| 16 | fastv at 0.25 | 8.0 | 16 |" in shown
+    assert shown.count("\n") == 5 and "| 25 | fastv at 0.25 | 8.0 | 25 |" in shown
     main(["--flops", "2e8", "--methods", "none", "--clips", "1", "--questions", "2", "--json"])
     [point] = json.loads(capsys.readouterr().out)
     assert point["unit"] == "flops" and 0 < point["spent"] <= 2e8

@@ -12,7 +12,8 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 from prunevid.builtin import model as builtin_model
 from prunevid.builtin.clips import make_clip
 from prunevid.builtin.evaluate import answer, evaluate, main, straight
-from prunevid.builtin.model import build_processor, load
+from prunevid.builtin.model import PATCH, build_processor, load
+from prunevid.builtin.scenes import SIZE
 from prunevid.builtin.scoring import scores
 from prunevid.errors import PruneVidError
 
@@ -28,8 +29,8 @@ def test_it_is_a_small_ordinary_model(shipped) -> None:
     assert type(processor) is Qwen2_5_VLProcessor
     assert not model.training
     assert model.lm_head.weight is model.model.language_model.embed_tokens.weight
-    assert builtin_model.WEIGHTS.stat().st_size < 10_000_000
-    assert 3e6 < sum(weight.numel() for weight in model.parameters()) < 4e6
+    assert builtin_model.WEIGHTS.stat().st_size < 16_000_000
+    assert 4e6 < sum(weight.numel() for weight in model.parameters()) < 6e6
 
 
 @pytest.mark.parametrize("file", [False, True])
@@ -37,7 +38,7 @@ def test_it_answers_held_out_questions(shipped, file: bool) -> None:
     model, processor = shipped
     asked = evaluate(model, processor, 12, first=7000, file=file)
     assert len(asked) > 90
-    assert scores(asked)["all"].accuracy > 0.75
+    assert scores(asked)["all"].accuracy > 0.85
 
 
 def test_an_answer_is_one_word_and_then_the_end(shipped) -> None:
@@ -63,15 +64,16 @@ def test_other_dtypes_and_kernels_agree(shipped, dtype: torch.dtype, attention: 
     assert sum(same) >= len(same) - (1 if dtype == torch.bfloat16 else 0)
 
 
-@pytest.mark.parametrize(("height", "width"), [(64, 64), (256, 256), (512, 512), (360, 640), (100, 40)])
-def test_frames_of_any_size_become_about_64_pixels_square(height: int, width: int) -> None:
+@pytest.mark.parametrize(("height", "width"), [(80, 80), (320, 320), (512, 512), (360, 640), (100, 40)])
+def test_frames_of_any_size_become_as_many_pixels_as_a_clip_s(height: int, width: int) -> None:
     processor = build_processor()
     out = processor.video_processor(videos=[torch.zeros(4, 3, height, width, dtype=torch.uint8)], return_tensors="pt")
     _, rows, columns = out["video_grid_thw"][0].tolist()
-    # Small narrow frames grow until both sides fit whole tokens, so they end a little above 64 patches.
-    assert 32 <= rows * columns <= 96
+    # Small narrow frames grow until both sides fit whole tokens, so they end a little above that.
+    side = SIZE // PATCH
+    assert side**2 / 2 <= rows * columns <= 1.5 * side**2
     if height == width:
-        assert (rows, columns) == (8, 8)
+        assert (rows, columns) == (side, side)
 
 
 def test_images_work_too(shipped) -> None:

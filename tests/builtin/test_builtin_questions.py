@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -13,74 +14,93 @@ from prunevid.builtin.clips import make_clip
 from prunevid.builtin.model import UNK, build_tokenizer
 from prunevid.builtin.packing import encode
 from prunevid.builtin.questions import KINDS, NUMBERS, Question, words
-from prunevid.builtin.scenes import COLORS, FRAMES, SHAPES, Plan, Thing
+from prunevid.builtin.scenes import COLORS, FRAMES, SHAPES, SIZE, Plan, Thing
 
 CLIPS = [make_clip(seed, split) for split in ("train", "test") for seed in range(150)]
 ASKED = [(clip.plan, question) for clip in CLIPS for question in clip.questions]
 
 
-def named(plan: Plan, name: str) -> Thing:
-    """The one thing that "red object" or "circle" names, from words alone."""
-    word = name.removesuffix(" object")
-    found = [t for t in plan.things if (word == t.shape if word in SHAPES else word in (t.color, t.color_after))]
-    assert len(found) == 1, f"{name!r} names {len(found)} things"
-    return found[0]
+def is_small(thing: Thing) -> bool:
+    return thing.radius < 5.5
 
 
-def appears(plan: Plan) -> list[Thing]:
-    return sorted((t for t in plan.things if t.born > plan.bounds[t.scene]), key=lambda t: t.born)
+def flashing(plan: Plan) -> list[Thing]:
+    """Things that come after their scene has begun and are gone within two seconds, in the order of coming."""
+    found = [t for t in plan.things if t.born > plan.bounds[t.scene] and t.dies - t.born <= 4]
+    return sorted(found, key=lambda t: t.born)
 
 
-def vanishes(plan: Plan) -> list[Thing]:
-    return [t for t in plan.things if t.dies < plan.bounds[t.scene + 1] and t.born == plan.bounds[t.scene]]
+def called(plan: Plan, name: str) -> list[Thing]:
+    """The things that "objects", "red object", "small circle" or "small red object" fits, from words alone."""
+    found = list(plan.things)
+    for word in name.split():
+        if word == "small":
+            found = [t for t in found if is_small(t)]
+        elif word in SHAPES:
+            found = [t for t in found if t.shape == word]
+        elif word in COLORS:
+            found = [t for t in found if word in (t.color, t.color_after)]
+        else:
+            assert word in ("object", "objects"), name
+    return found
 
 
 def single(plan: Plan, phrase: str) -> Thing:
-    """The one thing that a description such as "moving object" or "object that appears first" singles out."""
-    brief = [t for t in plan.things if t.dies - t.born <= 4 and t.born > 0 and plan.scenes == 1 and t.role == "flash"]
+    """The one thing that a description such as "moving object" or "object that flashes first" singles out."""
+    if after := re.fullmatch(r"object that flashes after the (.+)", phrase):
+        sooner, order = single(plan, after[1]), flashing(plan)
+        return order[[t is sooner for t in order].index(True) + 1]
     groups = {
-        "small object": [t for t in plan.things if t.radius < 6],
         "moving object": [t for t in plan.things if t.speed > 0],
-        "object that appears": appears(plan),
-        "object that appears first": appears(plan)[:1],
-        "object that appears last": appears(plan)[-1:],
-        "object that vanishes": vanishes(plan),
-        "object that flashes": brief,
+        "object that flashes": flashing(plan),
+        "object that flashes first": flashing(plan)[:1],
+        "object that flashes last": flashing(plan)[-1:],
         "object that changes color": [t for t in plan.things if t.color_after],
         "changing object": [t for t in plan.things if t.color_after],
     }
-    found = groups[phrase] if phrase in groups else [named(plan, phrase)]
+    found = groups[phrase] if phrase in groups else called(plan, phrase)
     assert len(found) == 1, f"{phrase!r} singles out {len(found)} things"
     return found[0]
 
 
-def expected(plan: Plan, text: str) -> str:
+def corner(plan: Plan, thing: Thing) -> str:
+    """Where a thing is in every frame that shows it."""
+    seen = {
+        f"{'top' if y < SIZE / 2 else 'bottom'}-{'left' if x < SIZE / 2 else 'right'}"
+        for x, y in (plan.seen_at(thing, frame) for frame in range(thing.born, thing.dies))
+    }
+    assert len(seen) == 1, f"it is in {seen}"
+    return seen.pop()
+
+
+def way(thing: Thing) -> str:
+    (ax, ay), (bx, by) = thing.center(0, 0), thing.center(4, 0)
+    return "left" if bx < ax else "right" if bx > ax else "up" if by < ay else "down"
+
+
+def third(frame: int) -> str:
+    return "early" if frame < FRAMES / 3 else "middle" if frame < FRAMES * 2 / 3 else "late"
+
+
+READINGS: dict[str, Callable[..., object]] = {
+    r"what (color|shape) is the (.+)\?": lambda plan, what, name: getattr(single(plan, name), what),
+    r"which way does the (.+) move\?": lambda plan, name: way(single(plan, name)),
+    r"where is the (.+)\?": lambda plan, name: corner(plan, single(plan, name)),
+    r"what color does the (.+) become\?": lambda plan, name: single(plan, name).color_after,
+    r"when does the (.+) flash\?": lambda plan, name: third(single(plan, name).born),
+    r"how many objects flash\?": lambda plan: NUMBERS[len(flashing(plan)) - 1],
+    r"how many scenes are there\?": lambda plan: NUMBERS[len(plan.bounds) - 2],
+    r"how many (.+) are there\?": lambda plan, name: NUMBERS[len(called(plan, name)) - 1],
+    r"is there a (.+)\?": lambda plan, name: "yes" if called(plan, name) else "no",
+}
+
+
+def expected(plan: Plan, text: str) -> object:
     """The answer, from the question's words and the plan."""
-    if found := re.fullmatch(r"what (color|shape) is the (.+)\?", text):
-        return getattr(single(plan, found[2]), found[1])
-    if found := re.fullmatch(r"which way does the (.+) move\?", text):
-        thing = single(plan, found[1])
-        (ax, ay), (bx, by) = thing.center(0, 0), thing.center(4, 0)
-        return "left" if bx < ax else "right" if bx > ax else "up" if by < ay else "down"
-    if found := re.fullmatch(r"is the (.+) moving\?", text):
-        return "yes" if named(plan, found[1]).speed > 0 else "no"
-    if found := re.fullmatch(r"where is the (.+)\?", text):
-        thing = named(plan, found[1])
-        return f"{'top' if thing.y < 31.5 else 'bottom'}-{'left' if thing.x < 31.5 else 'right'}"
-    if found := re.fullmatch(r"what color does the (.+) become\?", text):
-        return str(single(plan, found[1]).color_after)
-    if found := re.fullmatch(r"when does the (.+) appear\?", text):
-        share = named(plan, found[1]).born / FRAMES
-        return "early" if share <= 0.25 else "late" if share > 0.65 else "middle"
-    if text == "how many objects are there?":
-        return NUMBERS[len(plan.things) - 1]
-    if text == "how many scenes are there?":
-        return NUMBERS[len(plan.bounds) - 2]
-    found = re.fullmatch(r"is there a (.+)\?", text)
-    assert found, text
-    word = found[1].removesuffix(" object")
-    every = {t.shape for t in plan.things} | {t.color for t in plan.things} | {t.color_after for t in plan.things}
-    return "yes" if word in every else "no"
+    for pattern, read in READINGS.items():
+        if found := re.fullmatch(pattern, text):
+            return read(plan, *found.groups())
+    raise AssertionError(f"nothing reads {text!r}")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -103,7 +123,30 @@ def test_a_clip_asks_nothing_twice_and_enough() -> None:
         texts = [question.text for question in clip.questions]
         assert len(set(texts)) == len(texts)
         assert len(texts) <= 12
-    assert np.mean([len(clip.questions) for clip in CLIPS]) > 8
+        for question in clip.questions:
+            assert question.answer in question.choices and len(set(question.choices)) == len(question.choices) > 1
+            assert all(0 <= place < len(clip.plan.things) for place in question.about)
+    assert np.mean([len(clip.questions) for clip in CLIPS]) > 10
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_question_rests_on_the_things_that_settle_it(kind: str) -> None:
+    """What an oracle keeps: the thing that a wording singles out is among them, and all that are counted."""
+    for plan, question in ASKED:
+        if question.kind != kind:
+            continue
+        about = [plan.things[place] for place in question.about]
+        if found := re.fullmatch(
+            r"(?:what|where|which|when) .*?(?:is|does) the (.+?)(?: move| flash| become)?\?", question.text
+        ):
+            assert any(single(plan, found[1]) is thing for thing in about), question
+        elif question.text == "how many scenes are there?":
+            assert about == []
+        elif found := re.fullmatch(r"how many (.+) (?:are there|flash)\?", question.text):
+            counted = flashing(plan) if "flash" in question.text else called(plan, found[1])
+            assert {id(thing) for thing in about} == {id(thing) for thing in counted}
+        else:
+            assert kind == "exist"
 
 
 def test_tokenizer_knows_every_word_and_training_encodes_like_it() -> None:

@@ -48,9 +48,10 @@ def test_what_was_said_counts_without_case_and_spaces() -> None:
 def test_scores_and_table_have_a_row_for_each_kind() -> None:
     items = [Asked(0, "count", "a", "one", "one"), Asked(1, "where", "b", "top-left", "x")]
     shown = scores(items)
-    assert list(shown) == ["where", "count", "all"]
+    assert list(shown) == ["where", "count", "learnt", "all"]
     assert shown["all"].accuracy == 0.5
-    assert len(table({"accuracy": shown, "other": shown}).splitlines()) == 5
+    assert (shown["learnt"].questions, shown["learnt"].accuracy) == (1, 0.0)  # "count" was not learnt
+    assert len(table({"accuracy": shown, "other": shown}).splitlines()) == 6
 
 
 def test_majority_guesses_by_wording_and_is_far_from_right() -> None:

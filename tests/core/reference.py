@@ -180,6 +180,22 @@ def question_scores(queries: Tensor, keys: Tensor, visual: Tensor, aggregation: 
     return attention.amax((0, 1)) if aggregation == "max" else attention.mean((0, 1))
 
 
+def peak_scores(scores: Tensor, features: Tensor) -> list[float]:
+    """Score times distance to the nearest token with a higher score, in float64."""
+    values = [max(0.0, float(score)) for score in scores]
+    centred = features.double() - features.double().mean(0)
+    found = []
+    for i, value in enumerate(values):
+        nearest = 2.0
+        for j, other in enumerate(values):
+            if other > value or (other == value and j < i):
+                lengths = float(centred[i].norm() * centred[j].norm())
+                alike = float(centred[i] @ centred[j]) / lengths if lengths else 0.0
+                nearest = min(nearest, 1 - alike)
+        found.append(value * nearest)
+    return found
+
+
 def select_by_group(scores: Tensor, group: Tensor, keep_ratio: float) -> list[int]:
     """The ascending indices of the kept tokens, group by group."""
     kept: list[int] = []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stage 1 costs, counted: tensor operations, waits for the device, the largest tensor."""
+"""What stage 1 and the peaks of stage 2 cost, counted: tensor operations, waits for the device, the largest tensor."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from core.clips import clip, regular
-from prunevid.core import merge_video, merging
+from prunevid.core import merge_video, merging, peak_scores, selection
 
 WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "bincount", "repeat_interleave", "equal")
 HOST_READS = ("tolist", "item", "cpu", "numpy", "__bool__", "__int__", "__float__", "__index__")
@@ -93,3 +93,18 @@ def test_a_thousand_frames_fit() -> None:
     features = clip(1024, 256, 8)
     for tau in (0.8, 1.5):
         assert count(features, tau).largest <= 64 * 2**20
+
+
+@pytest.mark.parametrize(("tokens", "table"), [(50, None), (2_000, None), (2_000, 2_000 * 500)])
+def test_peaks_take_few_operations_and_no_wait(tokens: int, table: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A set of operations for each table of similarities, whatever the tokens; no tensor is larger than a table."""
+    drawn = torch.Generator().manual_seed(0)
+    scores, features = torch.rand(tokens, generator=drawn), torch.randn(tokens, 16, generator=drawn)
+    if table is not None:
+        monkeypatch.setattr(selection, "_TABLE_ELEMENTS", table)
+    tables = 1 if table is None else tokens * tokens // table
+    with Dispatched() as seen:
+        peak_scores(scores, features)
+    assert not set(WAITS) & set(seen.counts)
+    assert seen.counts.total() <= 25 + 25 * tables
+    assert seen.largest <= max(4 * (table or tokens * tokens), 8 * tokens * 16)

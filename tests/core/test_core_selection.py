@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core import reference
-from prunevid.core import select_by_group, select_top
+from prunevid.core import peak_scores, select_by_group, select_top, selection
 from prunevid.errors import ConfigError, InputError
 
 RATIOS = st.one_of(st.sampled_from([0.1, 0.29, 0.3, 0.4, 0.57, 0.7, 1.0]), st.floats(0.001, 1.0))
@@ -84,3 +84,54 @@ def test_bad_input_is_named(change: dict, error: type[Exception], words: str) ->
     good = {"scores": torch.rand(4), "group": torch.zeros(4, dtype=torch.long), "keep_ratio": 0.5}
     with pytest.raises(error, match=words):
         select_by_group(**{**good, **change})
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    scores=st.lists(st.integers(-2, 6), min_size=1, max_size=40),
+    width=st.integers(1, 5),
+    table=st.integers(1, 200),
+    seed=st.integers(0, 2**16),
+)
+def test_peaks_equal_the_loop(scores: list[int], width: int, table: int, seed: int) -> None:
+    """Few scores, so that many tie; few directions, so that tokens repeat; tables of similarities cut anywhere."""
+    values = torch.tensor(scores) / 4
+    features = torch.randint(-1, 2, (len(scores), width), generator=torch.Generator().manual_seed(seed)).float()
+    expected = torch.tensor(reference.peak_scores(values, features))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(selection, "_TABLE_ELEMENTS", table)
+        found = peak_scores(values, features)
+    torch.testing.assert_close(found, expected.float(), atol=1e-5, rtol=0)
+
+
+def test_what_a_better_token_shows_is_passed_over() -> None:
+    """Two things seen often, a third once: by score the first takes all places, by peaks each has one."""
+    kinds = torch.tensor([0, 0, 0, 1, 1, 2])
+    scores = torch.tensor([0.9, 0.8, 0.7, 0.5, 0.4, 0.1])
+    assert select_top(scores, 0.5).tolist() == [0, 1, 2]
+    assert select_top(peak_scores(scores, torch.eye(3)[kinds]), 0.5).tolist() == [0, 3, 5]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_peaks_in_other_precisions(dtype: torch.dtype) -> None:
+    drawn = torch.Generator().manual_seed(0)
+    scores, features = torch.rand(30, generator=drawn), torch.randn(30, 8, generator=drawn)
+    found = peak_scores(scores.to(dtype), features.to(dtype))
+    assert found.dtype == torch.float32
+    expected = torch.tensor(reference.peak_scores(scores.to(dtype), features.to(dtype)), dtype=torch.float32)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("scores", "features"),
+    [
+        (torch.zeros(3, 1), torch.zeros(3, 2)),
+        (torch.zeros(3, dtype=torch.long), torch.zeros(3, 2)),
+        (torch.zeros(3), torch.zeros(4, 2)),
+        (torch.zeros(3), torch.zeros(3)),
+        (torch.zeros(3), torch.zeros(3, 2, dtype=torch.long)),
+    ],
+)
+def test_peaks_of_what_does_not_fit(scores: torch.Tensor, features: torch.Tensor) -> None:
+    with pytest.raises(InputError):
+        peak_scores(scores, features)

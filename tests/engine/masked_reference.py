@@ -115,7 +115,12 @@ def reference(
         result.entering = torch.empty_like(before).index_copy_(0, torch.tensor(place), before)
         question = max(i for i, kind in enumerate(prompt.kinds.tolist()) if kind) + 1
         result.scores = layers.scores(before, config, seen, merged, range(question, prompt_length))
-        result.kept = choose(result.scores, groups, config)
+        ranked = result.scores
+        if config.keep_rule == "peaks":
+            chosen = range(config.pruning_layer, config.pruning_layer + 1)
+            after = layers.run(before, chosen, layers.mask(seen, seen, prompt_length))
+            ranked = peaks(ranked, {index: after[place.index(index)] for index in merged}, groups)
+        result.kept = choose(ranked, groups, config)
         chosen_seen = seen.clone()
         chosen_seen[sorted(set(merged) - set(result.kept))] = False
     late = chosen_seen if config.enable_cache_compression else seen
@@ -144,6 +149,21 @@ def compare(
         ref = reference(plain, prompt, out.sequences[row, width:], config, order)
         torch.testing.assert_close(steps[row], ref.logits[len(prompt) - 1 : -1], atol=atol, rtol=0)
         found.append(ref)
+    return found
+
+
+def peaks(scores: dict[int, float], states: dict[int, Tensor], groups: dict[int, tuple]) -> dict[int, float]:
+    """Each score times the distance to the nearest token of the same video with a higher one."""
+    found = {}
+    for video in {group[0] for group in groups.values()}:
+        own = [index for index in scores if groups[index][0] == video]
+        mean = torch.stack([states[index] for index in own]).mean(0)
+        for index in own:
+            above = [other for other in own if (-scores[other], other) < (-scores[index], index)]
+            unlike = [
+                1 - float(torch.cosine_similarity(states[index] - mean, states[other] - mean, dim=0)) for other in above
+            ]
+            found[index] = scores[index] * min(unlike, default=2.0)
     return found
 
 

@@ -18,7 +18,7 @@ from prunevid import PruneVidConfig, builtin, methods
 from prunevid.config import PRESETS, get_preset
 from prunevid.errors import ConfigError
 
-LAYERS = {1: 0, 2: 1, 4: 1, 6: 2, 28: 9, 32: 10, 36: 11, 40: 12, 80: 25}
+LAYERS = {1: 0, 2: 1, 4: 1, 6: 2, 12: 4, 28: 9, 32: 10, 36: 11, 40: 12, 80: 25}
 PROMPT = tiny.make_prompt(2, tiny.make_clip((3, 2), (3, 4)), 4)
 
 COPIES: dict[str, Callable[[PruneVidConfig], PruneVidConfig]] = {
@@ -120,4 +120,4 @@ def test_a_method_without_a_choice_is_handed_on_as_it_is() -> None:
 @pytest.mark.parametrize("config", [None, PruneVidConfig(), get_preset("conservative")])
 def test_the_embedded_model_s_layer_is_the_scaled_one(config: PruneVidConfig | None) -> None:
     qa = prunevid.VideoQA.builtin(config=config)
-    assert qa.config is not None and qa.config.pruning_layer == builtin.DEFAULTS["pruning_layer"] == 2
+    assert qa.config is not None and qa.config.pruning_layer == builtin.DEFAULTS["pruning_layer"] == 4

@@ -32,6 +32,7 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "last layer": {"pruning_layer": LAYERS - 1},
     "stage 1 only": {"enable_stage2": False},
     "nothing to drop": {"tau": 1.5, "cluster_ratio": 1, "keep_ratio": 1.0},
+    "peaks": {"keep_rule": "peaks"},
     "rotary causal global": {"score_rope": True, "score_causal": True, "keep_scope": "global", "enable_stage1": False},
 }
 WAYS: dict[str, dict[str, Any]] = {

@@ -41,6 +41,8 @@ SCENARIOS: dict[str, tuple[list[Any], dict[str, Any]]] = {
     ),
     "mean": ([ONE, TWO_VIDEOS], {"attention_aggregation": "mean"}),
     "global": ([ONE, TWO_VIDEOS], {"keep_scope": "global"}),
+    "peaks": ([ONE, TWO_VIDEOS], {"keep_rule": "peaks"}),
+    "peaks, global, batch": (BATCH, {"keep_rule": "peaks", "keep_scope": "global", "enable_stage1": False}),
     "rotary": ([ONE, TWO_VIDEOS], {"score_rope": True}),
     "causal": ([ONE, TWO_VIDEOS], {"score_causal": True}),
     "rotary causal mean global": (

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from evaluation.asking import Plain, embedded, forked, items_about, lines, runner, timeless, wait_for
 from evaluation.fixtures import place_clip
+from prunevid.builtin.packing import VISUAL
 from prunevid.errors import InputError, StoppedError
 from prunevid.evaluation.command import ask_all
 from prunevid.evaluation.distributed import Place
@@ -70,7 +71,7 @@ def test_a_clip_is_read_and_encoded_once_for_all_its_questions(tmp_path: Path) -
         assert (one.text, one.pred, one.correct) == (answer.continuation, answer.text, answer.text == item.answer)
         assert (one.task, one.question, one.answer) == (item.task, item.question, item.answer)
         assert one.video == f"clips/{item.key[0]}.mp4"
-        assert one.stats["original_tokens"] == answer.stats["stage1"]["original_tokens"] == 128
+        assert one.stats["original_tokens"] == answer.stats["stage1"]["original_tokens"] == VISUAL
         assert one.stats["kept_tokens"] == answer.stats["stage2"]["compressed_tokens"]
         assert one.stats["retained_ratio"] == answer.stats["total"]["retained_ratio"]
         assert one.stats["flops_ratio"] == answer.stats["total"]["flops_ratio"]

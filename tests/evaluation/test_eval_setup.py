@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from evaluation.asking import embedded
+from prunevid.builtin import DEFAULTS
 from prunevid.cli.common import method_options as parsed
 from prunevid.errors import ConfigError, InputError
 from prunevid.evaluation.items import Item, VideoSource
@@ -132,7 +133,8 @@ def test_the_settings_of_a_run_hold_all_that_changes_its_answers(tmp_path: Path)
     qa = open_model(asked, {}, embedded())
     found = settings_of(asked, qa, SimpleNamespace(name="paper"), items, 16, 100)
     assert (found.model, found.family, found.method) == ("builtin", "qwen2_5_vl", "prunevid")
-    assert found.options["config"]["tau"] == 0.7 and found.options["config"]["pruning_layer"] == 2
+    config = found.options["config"]
+    assert (config["tau"], config["pruning_layer"]) == (0.7, DEFAULTS["pruning_layer"])
     assert (found.dtype, found.attention, found.frames, found.max_new_tokens) == ("float32", "sdpa", 16, 100)
     rest = dict(found.options_of_benchmark)
     assert rest.pop("annotations") == digest(items)

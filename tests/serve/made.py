@@ -77,7 +77,7 @@ class SlowQA:
 
     def __init__(self, qa: VideoQA) -> None:
         self.model, self.processor, self.config, self.defaults = qa.model, _Words(qa.processor), qa.config, qa.defaults
-        self.method, self.max_new_tokens = qa.method, 100
+        self.method, self.max_frames, self.max_new_tokens = qa.method, qa.max_frames, 100
         self.load_clip = qa.load_clip
         self.steps = threading.Semaphore(0)
         self.started, self.stopped = threading.Semaphore(0), threading.Semaphore(0)

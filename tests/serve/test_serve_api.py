@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from prunevid.builtin import make_clip
 from prunevid.qa import VideoQA
 from serve.made import CLIP_SEED, PATIENCE, Running, SlowQA, chat, data_url, eventually
+from shipped import CELLS, FRAMES, VISUAL
 
 pytest.importorskip("fastapi")
 openai = pytest.importorskip("openai")
@@ -67,8 +68,8 @@ def test_the_client_gets_the_answers_of_video_qa(
         assert got.usage.completion_tokens == 1
         assert got.usage.total_tokens == got.usage.prompt_tokens + 1
         told = got.prunevid
-        assert (told["visual_tokens"], told["frames"], told["method"]) == (128, 16, "prunevid")
-        dropped = 128 - told["visual_tokens_kept"]
+        assert (told["visual_tokens"], told["frames"], told["method"]) == (VISUAL, FRAMES, "prunevid")
+        dropped = VISUAL - told["visual_tokens_kept"]
         assert got.usage.prompt_tokens - told["prompt_tokens_kept"] == dropped > 0
         pieces = list(client.chat.completions.create(**request, stream=True, stream_options={"include_usage": True}))
         assert "".join(piece.choices[0].delta.content or "" for piece in pieces[:-1]) == expected.text
@@ -82,8 +83,8 @@ def test_the_client_gets_the_answers_of_video_qa(
 def test_the_client_chooses_method_budget_length_and_stop(client: Any, url: str) -> None:
     request = chat(url, "is there a square?")
     for extra, kept in (
-        ({"method": "none"}, 128),
-        ({"method": "uniform", "retention_ratio": 0.25, "max_frames": 8}, 16),
+        ({"method": "none"}, VISUAL),
+        ({"method": "uniform", "retention_ratio": 0.25, "max_frames": 8}, CELLS),
         ({"retention_tokens": 5}, 5),
     ):
         got = client.chat.completions.create(**request, extra_body={"prunevid": extra})

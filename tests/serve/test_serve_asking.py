@@ -237,11 +237,11 @@ def test_an_error_that_nobody_foresaw_is_no_secret(
 @pytest.mark.parametrize(
     ("fields", "kept"),
     [
-        ({"method": "none"}, "128 visual tokens and nothing pruned"),
-        ({"method": "none", "budget": "share", "amount": 0.5}, "128 visual tokens and nothing pruned"),
-        ({"method": "fastv", "budget": "share", "amount": 0.5}, "64 of 128 visual tokens (50%) kept by fastv"),
-        ({"method": "fastv", "budget": "tokens", "amount": 16.0}, "16 of 128 visual tokens (12%) kept by fastv"),
-        ({"budget": "share", "amount": 0.25}, "32 of 128 visual tokens (25%) kept by prunevid"),
+        ({"method": "none"}, "300 visual tokens and nothing pruned"),
+        ({"method": "none", "budget": "share", "amount": 0.5}, "300 visual tokens and nothing pruned"),
+        ({"method": "fastv", "budget": "share", "amount": 0.5}, "150 of 300 visual tokens (50%) kept by fastv"),
+        ({"method": "fastv", "budget": "tokens", "amount": 36.0}, "36 of 300 visual tokens (12%) kept by fastv"),
+        ({"budget": "share", "amount": 0.25}, "75 of 300 visual tokens (25%) kept by prunevid"),
     ],
 )
 def test_the_method_and_the_budget(room: Room, visit: Visit, fields: dict[str, Any], kept: str) -> None:

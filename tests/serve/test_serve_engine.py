@@ -23,6 +23,7 @@ from prunevid.serve.settings import ServeSettings
 from prunevid.serve.streaming import Stopping, TextSink, TokenStreamer
 from prunevid.video import Limits, load_clip, load_images
 from serve.made import CLIP_SEED, Collected, ask, collect
+from shipped import VISUAL
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +42,9 @@ def test_answers_are_those_of_video_qa_and_stream_to_the_same_text(
         assert got.reply.text == expected.text == "".join(got.pieces)
         assert got.reply.finish_reason == "length"  # one word, by the embedded model's default
         stats = expected.stats
-        assert got.reply.visual_tokens == stats["stage1"]["original_tokens"] == 128
-        assert got.reply.visual_tokens_kept == round(128 * stats["total"]["retained_ratio"])
-        assert got.reply.prompt_tokens - got.reply.prompt_tokens_kept == 128 - got.reply.visual_tokens_kept
+        assert got.reply.visual_tokens == stats["stage1"]["original_tokens"] == VISUAL
+        assert got.reply.visual_tokens_kept == round(VISUAL * stats["total"]["retained_ratio"])
+        assert got.reply.prompt_tokens - got.reply.prompt_tokens_kept == VISUAL - got.reply.visual_tokens_kept
         assert got.reply.completion_tokens == 1
 
 
@@ -51,8 +52,8 @@ def test_answers_are_those_of_video_qa_and_stream_to_the_same_text(
     ("changes", "label", "kept"),
     [
         ({}, "prunevid", None),
-        ({"method": "none"}, "none", 128),
-        ({"method": "uniform", "retention_ratio": 0.25}, "uniform", 32),
+        ({"method": "none"}, "none", VISUAL),
+        ({"method": "uniform", "retention_ratio": 0.25}, "uniform", VISUAL // 4),
         ({"method": "fastv", "retention_tokens": 10}, "fastv", 10),
         ({"retention_tokens": 5}, "prunevid", 5),
     ],

@@ -75,18 +75,18 @@ def test_upload_ask_see_and_ask_again(driver: Any, server: Running, clip_file: P
     page = Page(driver, server.address, theme)
     page.upload(clip_file)
     page.wait("pv-status", "The clip is here")
-    page.ask("is there a square?")
+    page.ask("is there a pink triangle?")
     page.answered(1)
-    assert page.text("pv-talk").split("\n")[0] == "is there a square?"
+    assert page.text("pv-talk").split("\n")[0] == "is there a pink triangle?"
     assert page.answers() == ["yes"]
     assert "kept by prunevid" in page.text("pv-words") and "KV cache" in page.text("pv-words")
     seen, width, height = page.picture()
     assert seen == theme and width == 1000 and height > 300
     assert [path for path in server.store.folder.rglob("*") if path.is_file()] == []  # the upload was removed
 
-    page.ask("how many objects are there?")  # about the clip that is kept
+    page.ask("how many scenes are there?")  # about the clip that is kept
     page.answered(2)
-    assert page.answers() == ["yes", "three"] and page.overflow() == 0
+    assert page.answers() == ["yes", "two"] and page.overflow() == 0
     assert page.foreign() == [] and page.complaints() == []
 
 

@@ -16,6 +16,7 @@ from prunevid.errors import ConfigError, InputError
 from prunevid.models import adapter_for
 from prunevid.view import attention_sheet, watch
 from prunevid.view.attention import Recorder, layer_scores
+from shipped import LAYERS, VISUAL
 from view.drawn import chosen_map, clip, clip_file, embedded, merged_map
 
 
@@ -51,15 +52,15 @@ def test_watching_the_embedded_model() -> None:
     watched = watch(qa, clip_file(), question)
     plain, _ = qa.compare(clip_file(), question)
     assert watched.answer.text == plain.text and watched.answer.stats["total"]["retained_ratio"] == 1.0
-    assert watched.layers == tuple(range(6)) and [scores.shape for scores in watched.scores] == [(6, 128)]
+    assert watched.layers == tuple(range(LAYERS)) and [scores.shape for scores in watched.scores] == [(LAYERS, VISUAL)]
     some = watch(qa, clip_file(), question, layers=[4, 1], max_new_tokens=1)
     assert some.layers == (1, 4) and (some.scores[0] == watched.scores[0][[1, 4]]).all()
     whole, part = attention_sheet(watched), attention_sheet(watched, layers=[2])
     assert whole.width == part.width and whole.height > part.height
     with pytest.raises(ConfigError, match="Layer 3 was not recorded"):
         attention_sheet(some, layers=[1, 3])
-    with pytest.raises(ConfigError, match="0 to 5"):
-        watch(qa, clip_file(), question, layers=[6])
+    with pytest.raises(ConfigError, match=f"0 to {LAYERS - 1}"):
+        watch(qa, clip_file(), question, layers=[LAYERS])
     with pytest.raises(ConfigError, match="each layer once"):
         watch(qa, clip_file(), question, layers=[1, 1])
 

@@ -20,6 +20,7 @@ from prunevid.models.base import VideoLayout
 from prunevid.view import Film, compare_sheet, gif, mp4, overlay, save, sheet, stages, stages_svg
 from prunevid.view import export as exporting
 from prunevid.view.lettering import font, readable, width_of, wrapped
+from shipped import FRAMES, SIDE, SIZE, STEPS, VISUAL
 from view.drawn import NAMES, answer_of, chosen_map, merged_map, white
 
 needs_weights = pytest.mark.skipif(not WEIGHTS.is_file(), reason="the embedded model's weights are not there")
@@ -66,18 +67,20 @@ def test_a_gif_is_read_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["prunevid", "fastv"])
 def test_a_film_shows_every_frame_with_its_overlays(name: str) -> None:
     answer = answer_of(name)
-    frames = white(16, 64, 64)
+    frames = white(FRAMES, SIZE, SIZE)
     panels = ("frame", "score", "kept")
-    film = overlay(answer, frames, width=64, panels=panels, fps=3)
-    assert film.fps == 3 and len(film.pictures) == 16
-    whole = film.pictures[:, 38:102]  # below the margin and a line of letters
+    film = overlay(answer, frames, width=SIZE, panels=panels, fps=3)
+    assert film.fps == 3 and len(film.pictures) == FRAMES
+    whole = film.pictures[:, 38 : 38 + SIZE]  # below the margin and a line of letters
     for number, panel in enumerate((0, 2)):
-        part = whole[:, :, 18 + panel * 70 :][:, :, :64]
+        part = whole[:, :, 18 + panel * (SIZE + 6) :][:, :, :SIZE]
         clear = (part == 255).all(-1)
-        left = np.kron(answer.maps[0].destination.view(8, 4, 4).numpy() >= 0, np.ones((1, 16, 16), dtype=bool))
+        left = np.kron(
+            answer.maps[0].destination.view(STEPS, SIDE, SIDE).numpy() >= 0, np.ones((1, 16, 16), dtype=bool)
+        )
         assert (clear == (True if number == 0 else left.repeat(2, axis=0))).all()
-    usual = overlay(answer, frames, width=64)
-    assert (usual.pictures.shape[2] - 2 * 18 + 6) // 70 == (3 if name == "prunevid" else 2)
+    usual = overlay(answer, frames, width=SIZE)
+    assert (usual.pictures.shape[2] - 2 * 18 + 6) // (SIZE + 6) == (3 if name == "prunevid" else 2)
 
 
 @needs_weights
@@ -127,12 +130,12 @@ def test_an_mp4_without_pyav(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_every_method_has_a_sheet_and_a_diagram(name: str, theme: str) -> None:
     answer = answer_of(name)
-    picture = sheet(answer, white(16), width=500, theme=theme)
+    picture = sheet(answer, white(FRAMES), width=500, theme=theme)
     assert picture.mode == "RGB" and picture.width == 500 and picture.height > 150
     found = stages(answer.stats, answer.maps)
     first, last = found[0], found[-1]
-    assert first.tokens == 128 and first.share == 1
-    assert last.tokens == round(answer.stats["total"]["retained_ratio"] * 128)
+    assert first.tokens == VISUAL and first.share == 1
+    assert last.tokens == round(answer.stats["total"]["retained_ratio"] * VISUAL)
     tokens = [stage.tokens for stage in found]
     assert tokens == sorted(tokens, reverse=True)
     choices = [stage for stage in found if stage.name.startswith("choice")]
@@ -209,7 +212,9 @@ def test_answers_under_each_other(show: str) -> None:
     """A row more for an answer more, in which the answer's own cells are clear."""
     names = ["prunevid", "fastv", "lookm"]
     answers = [answer_of(name) for name in names]
-    one, three = (np.asarray(compare_sheet(answers[:n], names[:n], white(16), show=show, width=600)) for n in (1, 3))
+    one, three = (
+        np.asarray(compare_sheet(answers[:n], names[:n], white(FRAMES), show=show, width=600)) for n in (1, 3)
+    )
     assert three.shape[1] == 600 and three.shape[0] > one.shape[0]
     assert (one[:-18] == three[: len(one) - 18]).all()  # but for the margin below
     assert not (three[len(one) - 18 : -18] == 255).all()

@@ -20,6 +20,7 @@ from PIL import Image
 from prunevid.builtin.model import WEIGHTS
 from prunevid.errors import ConfigError, InputError
 from prunevid.view import Cells, attention_report, compare_report, facts_of, report, stages, watch
+from shipped import STEPS
 from view.drawn import NAMES, answer_of, chosen_map, clip, clip_file, embedded, white
 
 pytestmark = pytest.mark.skipif(not WEIGHTS.is_file(), reason="the embedded model's weights are not there")
@@ -155,10 +156,11 @@ def test_a_page_of_the_clip_names_its_scenes_and_their_tokens() -> None:
 def test_side_by_side() -> None:
     names = ("fastv", "visionzip", "lookm")
     answers = [answer_of(name) for name in names]
-    text = compare_report(answers, list(names), unpruned=answer_of("none"), failures={"dtd": "it can't."}, width=30)
+    text = compare_report(
+        answers, list(names), unpruned=answer_of("none"), failures={"dtd": "it can't."}, width=30, columns=STEPS
+    )
     page = whole(text)
-    steps = Cells.of(answers[0].maps[0]).shape[0]
-    assert page.pictures() == [(30, 30)] * (4 * steps)
+    assert page.pictures() == [(30, 30)] * (4 * STEPS)
     for answer in answers:
         assert f"{100 * answer.stats['total']['retained_ratio']:.1f}%" in page.text
     assert "dtd has no answer: it can't." in page.text
@@ -170,10 +172,9 @@ def test_side_by_side() -> None:
 
 def test_attention_over_layers() -> None:
     watched = watch(embedded(), clip_file(), clip().questions[0].text)
-    page = whole(attention_report(watched, layers=[1, 3], width=20))
+    page = whole(attention_report(watched, layers=[1, 3], width=20, columns=STEPS))
     assert "Attention after layer 1" in page.text and "Attention after layer 2" not in page.text
-    steps = Cells.of(watched.answer.maps[0]).shape[0]
-    assert page.pictures().count((20, 20)) == 3 * steps
+    assert page.pictures().count((20, 20)) == 3 * STEPS
     with pytest.raises(ConfigError, match="Layer 77 was not recorded"):
         attention_report(watched, layers=[77])
 

@@ -12,6 +12,7 @@ from prunevid.builtin.model import WEIGHTS
 from prunevid.engine import TokenMap
 from prunevid.models.base import VideoLayout
 from prunevid.view import Cells, frame_steps
+from shipped import SIDE, STEPS, VISUAL
 from view.drawn import NAMES, answer_of, chosen_map, merged_map
 
 needs_weights = pytest.mark.skipif(not WEIGHTS.is_file(), reason="the embedded model's weights are not there")
@@ -22,17 +23,17 @@ needs_weights = pytest.mark.skipif(not WEIGHTS.is_file(), reason="the embedded m
 def test_grids_of_every_method_agree_with_the_statistics(name: str) -> None:
     answer = answer_of(name)
     cells = Cells.of(answer.maps[0])
-    assert cells.shape == (8, 4, 4) and cells.protected == 0
+    assert cells.shape == (STEPS, SIDE, SIDE) and cells.protected == 0
     stages = [answer.stats[stage]["compressed_tokens"] for stage in ("stage1", "stage2")]
-    assert cells.counts[:2] == [128, stages[0]] and cells.counts[-1] == stages[1]
+    assert cells.counts[:2] == [VISUAL, stages[0]] and cells.counts[-1] == stages[1]
     assert len(np.unique(cells.final[cells.clear])) == stages[1]
     assert not ((cells.merged < 0) & cells.clear).any()
     assert not (cells.static & (cells.group < 0)).any()
     scenes = cells.scenes
-    assert [scene.start for scene in scenes] == [0, *(scene.stop for scene in scenes[:-1])] and scenes[-1].stop == 8
+    assert [scene.start for scene in scenes] == [0, *(scene.stop for scene in scenes[:-1])] and scenes[-1].stop == STEPS
     assert sum(scene.static + scene.dynamic for scene in scenes) == stages[0]
     assert sum(scene.kept_static + scene.kept_dynamic for scene in scenes) == stages[1]
-    kept = cells.shape[0] * 16 * 0.15
+    kept = VISUAL * 0.15
     assert bool(cells.notes) == (name in ("lookm", "dycoke"))
     if name == "lookm":
         assert cells.held == round(kept) and "other" not in cells.notes[0] and str(cells.held) in cells.notes[0]

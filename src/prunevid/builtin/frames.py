@@ -2,7 +2,8 @@
 """Accuracy of the embedded model against frames at equal cost: `python -m prunevid.builtin.frames --tokens 16 32 64`.
 
 For every budget and method a clip is sampled as densely as the budget carries after pruning (`max_frames="auto"`), and
-all its questions are asked about these frames. A method that keeps less of a frame sees more of them for the same cost.
+its questions of kinds that the model has learnt are asked about these frames. A method that keeps less of a frame sees
+more of them for the same cost.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from prunevid.builtin.clips import make_clip
+from prunevid.builtin.questions import KINDS, LEARNT
 from prunevid.builtin.scoring import Asked, Score, score
 from prunevid.qa import VideoQA
 
@@ -74,13 +76,14 @@ def _point(qa: VideoQA, unit: str, budget: float, seeds: Sequence[int], split: s
     shown: list[int] = []
     spent: list[float] = []
     for seed in seeds:
-        clip = make_clip(seed, split, questions=questions)
+        clip = make_clip(seed, split, questions=questions + len(KINDS))
+        picked = [question for question in clip.questions if question.kind in LEARNT][:questions]
         limits: dict[str, Any] = {UNITS[unit]: int(budget) if unit == "tokens" else budget, "source_fps": clip.fps}
-        fitted = qa.fit_frames(clip.frames, clip.questions[0].text, **limits)
-        pairs = [(clip.frames, question.text) for question in clip.questions]
+        fitted = qa.fit_frames(clip.frames, picked[0].text, **limits)
+        pairs = [(clip.frames, question.text) for question in picked]
         answers = qa.ask_batch(pairs, max_frames=fitted.frames, source_fps=clip.fps)
         shown.append(len(answers[0].clip.times))
-        for question, answer in zip(clip.questions, answers, strict=True):
+        for question, answer in zip(picked, answers, strict=True):
             asked.append(Asked(seed, question.kind, question.text, question.answer, answer.text))
             spent.append(qa.cost(fitted, answer))
     share = qa.method.retention_ratio

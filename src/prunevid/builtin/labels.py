@@ -20,11 +20,11 @@ _LEAST = 22
 
 
 def token_labels(clip: SyntheticClip) -> np.ndarray:
-    """Labels of a clip's visual tokens, (6, 128) int64 in the order of NAMES, NONE where a token has none.
+    """Labels of a clip's visual tokens, (6, 300) int64 in the order of NAMES, NONE where a token has none.
 
     A token is about the thing that covers most of its 16 x 16 x 2 pixels. color, shape: index of the word; size: 0 no
     thing, 1 small, 2 large; motion: 0 still, then the directions; event: 0 background, 1 thing without event, 2 thing
-    that appeared, 3 thing that has changed its colour, 4 background where a thing of this scene has vanished;
+    that flashes, 3 thing that has changed its colour, 4 background where a thing of this scene has vanished;
     scene: number of the scene.
     """
     plan = clip.plan
@@ -40,7 +40,7 @@ def token_labels(clip: SyntheticClip) -> np.ndarray:
         labels[1][mine] = _SHAPE[thing.shape]
         labels[2][mine] = 1 if thing.small else 2
         labels[3][mine] = _WAY[thing.direction] if thing.direction else 0
-        labels[4][mine] = 2 if thing.born > plan.start_of(thing) else 1
+        labels[4][mine] = 2 if thing.brief else 1
         for group in range(GROUPS):
             late = 2 * group + 1
             labels[0, group][mine[group]] = _COLOR[thing.color_at(late)]

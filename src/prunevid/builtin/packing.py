@@ -6,6 +6,7 @@ A packed forward gives the same logits as one forward for each question; trainin
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,6 +49,10 @@ class Packed:
     asked: Tensor
     wanted: Tensor
     starts: Tensor
+
+    def to(self, device: torch.device) -> Packed:
+        """The same on a device."""
+        return Packed(*(getattr(self, entry.name).to(device) for entry in dataclasses.fields(self)))
 
 
 def encode(text: str) -> list[int]:
@@ -123,8 +128,8 @@ def pack(rows: list[list[Question]]) -> Packed:
 
 
 def visual_features(model: Qwen2_5_VLForConditionalGeneration, pixels: Tensor, clips: int) -> Tensor:
-    """Features of the visual tokens, (clips, 128, 192), from flat patches."""
-    grid = torch.tensor([GRID] * clips)
+    """Features of the visual tokens, (clips, VISUAL, channels), from flat patches."""
+    grid = torch.tensor([GRID] * clips, device=pixels.device)
     return model.model.visual(pixels, grid_thw=grid).pooler_output.reshape(clips, VISUAL, -1)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from prunevid.builtin.clips import make_clip
-from prunevid.builtin.questions import KINDS
+from prunevid.builtin.questions import KINDS, LEARNT
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,10 @@ def score(asked: list[Asked], draws: int = 2000) -> Score:
 
 
 def scores(asked: list[Asked]) -> dict[str, Score]:
-    """Scores of every kind that was asked, and of "all" questions together."""
+    """Scores of every kind that was asked, of the kinds that were "learnt", and of "all" questions together."""
     kinds = [kind for kind in KINDS if any(item.kind == kind for item in asked)]
     table = {kind: score([item for item in asked if item.kind == kind]) for kind in kinds}
-    return {**table, "all": score(asked)}
+    return {**table, "learnt": score([item for item in asked if item.kind in LEARNT]), "all": score(asked)}
 
 
 class Majority:

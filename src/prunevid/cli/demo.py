@@ -26,24 +26,28 @@ def demo(
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file given by --out.")] = False,
     preset: Annotated[
         str | None,
-        typer.Option(help="paper, conservative (prunes most), aggressive (prunes least), stage1_only, baseline."),
+        typer.Option(
+            help="paper, conservative (prunes most), aggressive (prunes least), stage1_only, diverse, baseline."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Make a clip, ask the embedded model about it with pruning off and on, and show both beside the
     truth."""
     from prunevid.builtin import make_clip, write_clip
+    from prunevid.builtin.questions import LEARNT
     from prunevid.cli import common
     from prunevid.qa import VideoQA
 
     path = _place(out, seed, force)
     clip = make_clip(seed)
     write_clip(clip, path)
+    questions = [question for question in clip.questions if question.kind in LEARNT]
     qa = VideoQA.builtin(preset=preset)
     rows = []
     with common.working("Asking") as tell:
-        for number, question in enumerate(clip.questions, start=1):
-            tell(f"Question {number} of {len(clip.questions)}, without pruning and with it")
+        for number, question in enumerate(questions, start=1):
+            tell(f"Question {number} of {len(questions)}, without pruning and with it")
             rows.append(row(question, *qa.compare(path, question.text)))
     if as_json:
         common.print_json(

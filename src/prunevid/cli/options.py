@@ -78,7 +78,7 @@ Preset = Annotated[
     str | None,
     typer.Option(
         help="Settings of prunevid by name: paper, conservative (prunes most), aggressive (prunes least), "
-        "stage1_only, baseline (prunes nothing).",
+        "stage1_only, diverse (ours: keeps what shows something new), baseline (prunes nothing).",
         rich_help_panel=PRUNING,
     ),
 ]

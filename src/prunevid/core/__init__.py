@@ -6,14 +6,17 @@ from __future__ import annotations
 from prunevid.core.clustering import dpc_knn
 from prunevid.core.merging import MergedVideo, merge_video
 from prunevid.core.scenes import scene_lengths
-from prunevid.core.scoring import question_scores
-from prunevid.core.selection import select_by_group, select_top
+from prunevid.core.scoring import Mixing, mixed_scores, question_scores
+from prunevid.core.selection import peak_scores, select_by_group, select_top
 from prunevid.core.shares import share_out
 
 __all__ = [
     "MergedVideo",
+    "Mixing",
     "dpc_knn",
     "merge_video",
+    "mixed_scores",
+    "peak_scores",
     "question_scores",
     "scene_lengths",
     "select_by_group",

@@ -55,7 +55,9 @@ def pairwise_squared(points: Tensor) -> Tensor:
     return squared_distances(torch.bmm(points, points.mT))
 
 
-def density_peaks(squared: Tensor, channels: int, k: int, shape: SetSizes) -> tuple[Tensor, Tensor]:
+def density_peaks(
+    squared: Tensor, channels: int, k: int, shape: SetSizes, seed: int | None = None
+) -> tuple[Tensor, Tensor]:
     """Cluster every set of a batch.
 
     Args:
@@ -63,6 +65,7 @@ def density_peaks(squared: Tensor, channels: int, k: int, shape: SetSizes) -> tu
         channels: C of the tokens that the distances were taken of.
         k: neighbours, the point itself included.
         shape: how many members and clusters each set has.
+        seed: draw the centres by lots of this seed, which do not depend on the device; None: by density.
 
     Returns:
         Labels (b, w), numbered by the rank of the cluster's centre (0 = highest score), and the centres (b, m, 1)
@@ -72,8 +75,19 @@ def density_peaks(squared: Tensor, channels: int, k: int, shape: SetSizes) -> tu
     width = squared.shape[1]
     uneven = shape.sizes is not None or shape.clusters is not None
     ramp = torch.arange(width, device=squared.device).unsqueeze(1) if uneven else None
-    largest = squared.amax((1, 2), keepdim=True)
     padding = None if ramp is None or shape.sizes is None else ramp >= shape.sizes
+    score = _peaks(squared, channels, k, shape, padding) if seed is None else _lots(squared, seed, padding)
+    centres = score.sort(dim=1, descending=True, stable=True).indices[:, : shape.most_clusters]
+    squared.diagonal(dim1=1, dim2=2).fill_(-1)  # a centre joins itself, also where another lies at distance 0
+    to_centres = squared.gather(1, centres.expand(-1, -1, width))
+    if ramp is not None and shape.clusters is not None:
+        to_centres.masked_fill_(ramp[: shape.most_clusters] >= shape.clusters, math.inf)
+    return to_centres.argmin(1), centres
+
+
+def _peaks(squared: Tensor, channels: int, k: int, shape: SetSizes, padding: Tensor | None) -> Tensor:
+    """(b, w, 1): density times separation, below 0 at padding; `squared` is infinite there afterwards."""
+    largest = squared.amax((1, 2), keepdim=True)
     if padding is not None:
         squared.masked_fill_(padding.mT, math.inf)
     density = _mean_of_nearest(squared, k, shape).mul_(-1 / channels).exp_()
@@ -81,13 +95,16 @@ def density_peaks(squared: Tensor, channels: int, k: int, shape: SetSizes) -> tu
         density.masked_fill_(padding, -1)  # below every density: nobody's denser neighbour, never a centre
     delta = squared.masked_fill(density.mT <= density, math.inf).amin(2, keepdim=True)
     # No distance exceeds the largest, so the minimum only replaces the infinity of the points of highest density.
-    score = torch.minimum(delta, largest).sqrt_().mul_(density)
-    centres = score.sort(dim=1, descending=True, stable=True).indices[:, : shape.most_clusters]
-    squared.diagonal(dim1=1, dim2=2).fill_(-1)  # a centre joins itself, also where another lies at distance 0
-    to_centres = squared.gather(1, centres.expand(-1, -1, width))
-    if ramp is not None and shape.clusters is not None:
-        to_centres.masked_fill_(ramp[: shape.most_clusters] >= shape.clusters, math.inf)
-    return to_centres.argmin(1), centres
+    return torch.minimum(delta, largest).sqrt_().mul_(density)
+
+
+def _lots(squared: Tensor, seed: int, padding: Tensor | None) -> Tensor:
+    """(b, w, 1): a number by lot for every member, below 0 at padding; `squared` is infinite there afterwards."""
+    lots = torch.rand(*squared.shape[:2], 1, generator=torch.Generator().manual_seed(seed)).to(squared.device)
+    if padding is not None:
+        squared.masked_fill_(padding.mT, math.inf)
+        lots.masked_fill_(padding, -1)
+    return lots
 
 
 def _mean_of_nearest(squared: Tensor, k: int, shape: SetSizes) -> Tensor:

@@ -67,6 +67,7 @@ def merge_video(
     *,
     static_frame: str = "first",
     budget: int | None = None,
+    seed: int | None = None,
 ) -> MergedVideo:
     """Merge the visual tokens of one video over time and space (docs/algorithm.md, "Stage 1").
 
@@ -86,6 +87,8 @@ def merge_video(
             sizes. Met exactly, except that every scene keeps a token. Where static positions alone leave fewer, the
             least similar of them count as dynamic; where it is smaller than the number of sets, the smallest are
             dropped.
+        seed: draw the clusters' centres by lots of this seed (for comparisons; scenes stay as they are); None: by
+            density, as published.
 
     Raises:
         InputError: features is not (T, N, C) with every axis at least 1, or holds no floats.
@@ -118,7 +121,7 @@ def merge_video(
         distance_elements=_DISTANCE_ELEMENTS,
         cut_elements=_CUT_PRODUCTS // channels,
     )
-    merged = _assemble(given, scenes, plan, order, k)
+    merged = _assemble(given, scenes, plan, order, k, seed)
     return merged if budget is None or plan.total <= budget else _drop_sets(merged, plan, budget)
 
 
@@ -155,7 +158,7 @@ def _drop_sets(merged: MergedVideo, plan: Plan, budget: int) -> MergedVideo:
     )
 
 
-def _assemble(given: Tensor, scenes: SceneCells, plan: Plan, order: Tensor, k: int) -> MergedVideo:
+def _assemble(given: Tensor, scenes: SceneCells, plan: Plan, order: Tensor, k: int, seed: int | None) -> MergedVideo:
     """Cluster every set, then number, average and describe the merged tokens.
 
     Args:
@@ -164,6 +167,7 @@ def _assemble(given: Tensor, scenes: SceneCells, plan: Plan, order: Tensor, k: i
         plan: the sets.
         order: (S, N) int64, the positions of each scene: static ones first, ascending.
         k: neighbours.
+        seed: of centres by lot, or None.
     """
     columns = [plan.ends(), plan.set_columns(), plan.frame_columns()]
     for batch in plan.batches:
@@ -177,7 +181,8 @@ def _assemble(given: Tensor, scenes: SceneCells, plan: Plan, order: Tensor, k: i
     if any(piece.static for batch in plan.batches for piece in batch.pieces):
         still = bag_means(scenes.cells, scenes.members, scenes.runs, torch.float32)
     for i, batch in enumerate(plan.batches):
-        found, best = _cluster(scenes, still, batch, places, k, *tables[2 * i : 2 * i + 2])
+        own = None if seed is None else len(plan.batches) * seed + i
+        found, best = _cluster(scenes, still, batch, places, k, own, *tables[2 * i : 2 * i + 2])
         labels.append(found)
         centres.append(best)
     del still
@@ -193,7 +198,14 @@ def _assemble(given: Tensor, scenes: SceneCells, plan: Plan, order: Tensor, k: i
 
 
 def _cluster(
-    scenes: SceneCells, still: Tensor | None, batch: Batch, places: Tensor, k: int, where: Tensor, counts: Tensor
+    scenes: SceneCells,
+    still: Tensor | None,
+    batch: Batch,
+    places: Tensor,
+    k: int,
+    seed: int | None,
+    where: Tensor,
+    counts: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Cluster the sets of one batch.
 
@@ -203,6 +215,7 @@ def _cluster(
         batch: the sets.
         places: (S * N,), the positions of each scene, static ones first.
         k: neighbours.
+        seed: of centres by lot, or None.
         where, counts: see `Batch.columns`.
 
     Returns:
@@ -219,7 +232,7 @@ def _cluster(
         None if all(one.clusters == batch.most_clusters for one in batch.sets) else clusters,
     )
     squared = squared_distances(_gram(scenes, still, batch, rows))
-    labels, centres = density_peaks(squared, scenes.cells.shape[1], k, shape)
+    labels, centres = density_peaks(squared, scenes.cells.shape[1], k, shape, seed)
     return (labels + first).flatten(), centres.flatten()
 
 

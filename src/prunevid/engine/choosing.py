@@ -195,6 +195,7 @@ class Chooser:
             quota=self._quota(record),
             hidden=hidden[row.visual.to(hidden.device)],
             text=hidden[len(hidden) - row.after :],
+            row=index,
         )
         sharing = self.prefill.sharing
         ahead = sharing is not None and sharing.held.ahead

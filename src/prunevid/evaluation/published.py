@@ -35,6 +35,13 @@ _PRUNEVID = {
     "enable_cache_compression": True,
     "attention_aggregation": "max",
     "keep_scope": "group",
+    "keep_rule": "score",
+    "cluster_centres": "density",
+    "score_heads": "auto",
+    "score_row_mix": "auto",
+    "score_normalise": "none",
+    "score_rows": "all",
+    "score_contrast": "none",
     "score_rope": False,
     "score_causal": False,
 }

@@ -2,7 +2,8 @@
 """How sure a difference between two runs is: exact and resampled, on the questions that both of them answered.
 
 Sources: McNemar, Psychometrika 12 (1947), in its exact form (binomial test of the discordant pairs); Wilson, JASA 22
-(1927); the percentile bootstrap of whole clusters, for several questions about one video are not independent.
+(1927); the percentile bootstrap of whole clusters, for several questions about one video are not independent; and
+McNemar's test for such clusters by Durkalski and others, Statistics in Medicine 22 (2003).
 """
 
 from __future__ import annotations
@@ -116,6 +117,33 @@ def clustered_bootstrap(
     means = drawn[:, 0] / drawn[:, 1]
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
+
+
+def clustered_mcnemar(differences: Sequence[float], clusters: Sequence[Hashable]) -> float:
+    """Two-sided p-value of the test that the mean difference is zero, where whole clusters are independent.
+
+    The differences are summed up in every cluster; the square of their total over the total of their squares has one
+    degree of freedom. With clusters of one it is McNemar's test without continuity correction.
+
+    Args:
+        differences: of each question, the first run's score less the second's.
+        clusters: of each question, what it shares with others: its video.
+
+    Returns:
+        1.0 where no cluster differs.
+
+    Raises:
+        InputError: the lengths differ.
+    """
+    if len(differences) != len(clusters):
+        raise InputError(f"There are {len(differences)} differences and {len(clusters)} clusters; give one of each.")
+    sums: dict[Hashable, float] = {}
+    for difference, cluster in zip(differences, clusters):
+        sums[cluster] = sums.get(cluster, 0.0) + difference
+    squares = math.fsum(total * total for total in sums.values())
+    if squares == 0:
+        return 1.0
+    return math.erfc(abs(math.fsum(sums.values())) / math.sqrt(2 * squares))
 
 
 def _count(name: str, value: int) -> None:

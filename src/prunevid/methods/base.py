@@ -102,6 +102,7 @@ class Choosing:
         quota: how many tokens of each video to keep; None: as the method's own options say.
         hidden: (n, C), the tokens' hidden states after the layer.
         text: (q, C), the hidden states of the question rows.
+        row: which prompt of the batch this is, 0, 1, ...
     """
 
     attention: Attention
@@ -113,6 +114,7 @@ class Choosing:
     quota: list[int] | None
     hidden: Tensor
     text: Tensor
+    row: int = 0
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,19 @@ import torch
 from torch import Tensor
 
 from prunevid.config import DefaultLayer, PruneVidConfig
-from prunevid.core import MergedVideo, merge_video, question_scores, select_by_group, select_top, share_out
-from prunevid.methods.base import Choice, Choosing, Method, Video, top_tokens
+from prunevid.core import (
+    MergedVideo,
+    Mixing,
+    merge_video,
+    mixed_scores,
+    peak_scores,
+    question_scores,
+    select_by_group,
+    select_top,
+    share_out,
+)
+from prunevid.errors import InputError
+from prunevid.methods.base import Attention, Choice, Choosing, Method, Video, top_tokens
 from prunevid.methods.budget import Split, expanded_split
 
 
@@ -82,11 +93,12 @@ class PruneVid(Method):
             k=self.config.dpc_knn_k,
             static_frame=self.config.static_position,
             budget=video.budget,
+            seed=self.config.cluster_seed if self.config.cluster_centres == "random" else None,
         )
 
     def choose(self, choosing: Choosing) -> Choice:
         """Stage 2 (paper section 3.3): the top share of every group, or of all, by the question's attention."""
-        scores = self.scores(choosing)
+        scores = self.ranking(choosing)
         group = choosing.group.to(scores.device)
         if choosing.quota is not None:
             return Choice(self._within_quota(choosing, scores, choosing.quota), scores)
@@ -94,17 +106,64 @@ class PruneVid(Method):
             return Choice(select_top(scores, self.config.keep_ratio), scores)
         return Choice(select_by_group(scores, group, self.config.keep_ratio), scores)
 
+    def ranking(self, choosing: Choosing) -> Tensor:
+        """(n,) float32: by what tokens are kept, the highest first: the scores, or their peaks in each video."""
+        scores = self.scores(choosing)
+        if self.config.keep_rule == "score":
+            return scores
+        if len(choosing.cells) == 1:
+            return peak_scores(scores, choosing.hidden)
+        found, video = torch.empty_like(scores), choosing.video.to(scores.device)
+        for number in range(len(choosing.cells)):
+            own = (video == number).nonzero().flatten()
+            if len(own):
+                found[own] = peak_scores(scores[own], choosing.hidden[own])
+        return found
+
     def scores(self, choosing: Choosing) -> Tensor:
         """(n,) float32: how much the question attends to each visual token."""
-        attention = choosing.attention
-        queries, keys = attention.rotate() if self.config.score_rope else (attention.queries, attention.keys)
-        key_mask = None
-        if self.config.score_causal:
+        config, attention = self.config, choosing.attention
+        queries, keys = attention.rotate() if config.score_rope else (attention.queries, attention.keys)
+        last = queries.shape[1]
+        start, end = self._question_rows(last)
+        scores = self._attended(attention, queries, keys, slice(start, end))
+        if config.score_contrast == "none":
+            return scores
+        without = self._attended(attention, queries, keys, slice(0, min(config.prompt_head, last)))
+        return scores - without if config.score_contrast == "difference" else scores / (without + 1 / keys.shape[1])
+
+    def _question_rows(self, rows: int) -> tuple[int, int]:
+        """The first and the end of the rows that score, among those after the last visual token.
+
+        Raises:
+            InputError: the prompt has no row between its head and its tail.
+        """
+        head, tail = self.config.prompt_head, self.config.prompt_tail
+        if self.config.score_rows == "last":
+            return rows - 1, rows
+        if self.config.score_rows == "all":
+            return 0, rows
+        if rows <= head + tail:
+            raise InputError(
+                f"The prompt has {rows} tokens after its last visual token, but prompt_head {head} and prompt_tail "
+                f"{tail} leave none of them to be the question; give smaller ones."
+            )
+        return head, rows - tail
+
+    def _attended(self, attention: Attention, queries: Tensor, keys: Tensor, rows: slice) -> Tensor:
+        """(n,) float32: what some of the rows attend to, all heads together."""
+        config, key_mask = self.config, None
+        if config.score_causal:
             places = torch.arange(keys.shape[1], device=keys.device)
-            key_mask = places[None, :] <= attention.rows[:, None]
-        return question_scores(
-            queries, keys, attention.visual, aggregation=self.config.attention_aggregation, key_mask=key_mask
-        )
+            key_mask = places[None, :] <= attention.rows[rows, None]
+        mixed = (config.score_heads, config.score_row_mix, config.score_normalise)
+        if mixed == ("auto", "auto", "none"):
+            return question_scores(
+                queries[:, rows], keys, attention.visual, config.attention_aggregation, key_mask=key_mask
+            )
+        heads, row_mix = (config.attention_aggregation if mix == "auto" else mix for mix in mixed[:2])
+        mixing = Mixing(heads, row_mix, config.score_normalise)
+        return mixed_scores(queries[:, rows], keys, attention.visual, mixing, key_mask=key_mask)
 
     def _within_quota(self, choosing: Choosing, scores: Tensor, quota: list[int]) -> Tensor:
         """The best tokens of every group, its share of a video's quota being its share of the video's tokens."""

@@ -220,12 +220,11 @@ class Engine:
         """The frames of a question's clip, within the limits."""
         if question.session is not None:
             return self.sessions.get(job.client, question.session)
-        default = self.qa.config.max_frames if self.qa.config is not None else 16
         limits = Limits(self.settings.max_pixels, self.settings.max_seconds, SINGLE_FILES, PICTURES)
         return self.qa.load_clip(
             question.clip,
             images=list(question.images) or None,
-            max_frames=question.max_frames or min(default, self.settings.max_frames),
+            max_frames=question.max_frames or min(self.qa.max_frames, self.settings.max_frames),
             limits=limits,
             progress=lambda done, total: job.check(),
         )

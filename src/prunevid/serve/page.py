@@ -148,7 +148,7 @@ def _pruning_fields(engine: Engine) -> list[Any]:
         amount = gr.Number(label="How much", value=0.2, visible=False, elem_id="pv-amount")
         against = gr.Dropdown(names, value=[], multiselect=True, label="Compare with", elem_id="pv-against")
         most = engine.settings.max_frames
-        usual = engine.qa.config.max_frames if engine.qa.config is not None else 16
+        usual = engine.qa.max_frames
         frames = gr.Number(
             label=f"Frames to look at (at most {most})", value=min(usual, most), precision=0, elem_id="pv-frames"
         )
