@@ -219,8 +219,12 @@ class VideoQA:
     @property
     def max_frames(self) -> int:
         """Frames of a clip that are read where a call doesn't say: the config's, or what suits the model."""
-        usual = PruneVidConfig().replace(**self.defaults) if self.config is None else self.config
-        return usual.max_frames
+        return self._usual.max_frames
+
+    @property
+    def _usual(self) -> PruneVidConfig:
+        """The config of "prunevid", or for another method what suits the model."""
+        return PruneVidConfig().replace(**self.defaults) if self.config is None else self.config
 
     def load_clip(
         self,
@@ -253,9 +257,8 @@ class VideoQA:
             raise InputError("Give either a clip or images, and not both.")
         if isinstance(clip, Clip):
             return clip
-        config = self.config or PruneVidConfig()
         if sampling is None:
-            sampling = "fps" if fps is not None else config.video_sampling
+            sampling = "fps" if fps is not None else self._usual.video_sampling
         return load_clip(
             list(images) if images is not None else clip,
             max_frames=self.max_frames if max_frames is None else max_frames,

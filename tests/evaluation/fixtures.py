@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from prunevid.builtin import FPS, FRAMES, Question, SyntheticClip, make_clip, write_clip
-from prunevid.builtin.questions import CORNERS, LEARNT, NUMBERS, TIMES
+from prunevid.builtin.questions import CORNERS, NUMBERS, TIMES
 from prunevid.builtin.scenes import COLORS, DIRECTIONS, SHAPES
 from prunevid.evaluation.items import BENCHMARKS, LETTERS
 from prunevid.evaluation.mvbench import TASKS
@@ -98,7 +98,7 @@ def write_egoschema(root: Path, per_task: int = 2) -> None:
     home = root / "ego_schema"
     rows, answers = [], {}
     for row in range(per_task + 1):
-        seed, question = SEEDS[row % len(SEEDS)], learnt(SEEDS[row % len(SEEDS)])[row // len(SEEDS)]
+        seed, question = SEEDS[row % len(SEEDS)], make_clip(SEEDS[row % len(SEEDS)]).learnt[row // len(SEEDS)]
         uid = f"{row:08d}-0000-4000-8000-{seed:012d}"
         fields = choice_fields(question, row, options=5)
         place_clip(seed, home / "videos" / f"{uid}.mp4")
@@ -135,18 +135,13 @@ WRITERS = {
 def questioned(task: int, row: int) -> tuple[int, Question]:
     """A clip's seed and a question about it: two rows of a task share a clip, tasks begin with different clips."""
     seed = SEEDS[(task + row // 2) % len(SEEDS)]
-    questions = learnt(seed)
+    questions = make_clip(seed).learnt
     return seed, questions[(2 * (task // len(SEEDS)) + row) % len(questions)]
-
-
-def learnt(seed: int) -> list[Question]:
-    """The questions about a clip that the embedded model has learnt to answer."""
-    return [question for question in make_clip(seed).questions if question.kind in LEARNT]
 
 
 def other_wording(seed: int, question: Question) -> str:
     """Another question about the clip with the same answer; the same one where there is none."""
-    others = [other.text for other in learnt(seed) if other.answer == question.answer]
+    others = [other.text for other in make_clip(seed).learnt if other.answer == question.answer]
     return next((text for text in others if text != question.text), question.text)
 
 

@@ -26,22 +26,31 @@ from prunevid.methods.dropping import evenly, without_gradients
 
 
 @dataclass(frozen=True, eq=False)
-class Given(Method):
-    """Inside the language model: keeps the tokens with the highest of given scores.
+class After(Method):
+    """Base of those that choose once inside the language model.
 
     Attributes:
         layer: 0-based decoder layer after which the choice is made.
-        scores: of every prompt of the batch, (n,) float, for the n visual tokens that the language model is given.
     """
 
-    name: ClassVar[str] = "given"
     layer: int = 0
-    scores: tuple[Tensor, ...] = ()
 
     @property
     def selection_layers(self) -> tuple[int, ...]:
         """See `Method.selection_layers`."""
         return (self.layer,)
+
+
+@dataclass(frozen=True, eq=False)
+class Given(After):
+    """Inside the language model: keeps the tokens with the highest of given scores.
+
+    Attributes:
+        scores: of every prompt of the batch, (n,) float, for the n visual tokens that the language model is given.
+    """
+
+    name: ClassVar[str] = "given"
+    scores: tuple[Tensor, ...] = ()
 
     def choose(self, choosing: Choosing) -> Choice:
         """See `Method.choose`."""
@@ -66,22 +75,15 @@ class GivenByGroup(PruneVid):
 
 
 @dataclass(frozen=True, eq=False)
-class Exactly(Method):
+class Exactly(After):
     """Inside the language model: keeps the marked tokens, whatever their number; it takes no budget.
 
     Attributes:
-        layer: 0-based decoder layer after which the choice is made.
         marked: of every prompt of the batch, (n,) boolean.
     """
 
     name: ClassVar[str] = "exactly"
-    layer: int = 0
     marked: tuple[Tensor, ...] = ()
-
-    @property
-    def selection_layers(self) -> tuple[int, ...]:
-        """See `Method.selection_layers`."""
-        return (self.layer,)
 
     def choose(self, choosing: Choosing) -> Choice:
         """See `Method.choose`."""
@@ -89,20 +91,10 @@ class Exactly(Method):
 
 
 @dataclass(frozen=True)
-class Dropped(Method):
-    """Inside the language model: no visual token goes on after a layer.
-
-    Attributes:
-        layer: 0-based decoder layer.
-    """
+class Dropped(After):
+    """Inside the language model: no visual token goes on after a layer."""
 
     name: ClassVar[str] = "dropped"
-    layer: int = 0
-
-    @property
-    def selection_layers(self) -> tuple[int, ...]:
-        """See `Method.selection_layers`."""
-        return (self.layer,)
 
     def choose(self, choosing: Choosing) -> Choice:
         """See `Method.choose`."""
@@ -110,24 +102,17 @@ class Dropped(Method):
 
 
 @dataclass(frozen=True)
-class Lots(Method):
+class Lots(After):
     """Inside the language model: keeps tokens by lot, other ones for each prompt of the batch.
 
     A larger budget keeps what a smaller one keeps, and more.
 
     Attributes:
-        layer: 0-based decoder layer after which the choice is made.
         seed: of the lots, at least 0.
     """
 
     name: ClassVar[str] = "lots"
-    layer: int = 0
     seed: int = 0
-
-    @property
-    def selection_layers(self) -> tuple[int, ...]:
-        """See `Method.selection_layers`."""
-        return (self.layer,)
 
     def choose(self, choosing: Choosing) -> Choice:
         """See `Method.choose`."""

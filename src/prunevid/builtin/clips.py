@@ -10,7 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from prunevid.builtin.questions import Question, ask
+from prunevid.builtin.questions import LEARNT, Question, ask
 from prunevid.builtin.render import draw
 from prunevid.builtin.scenes import FPS, Plan, make_plan
 from prunevid.errors import ConfigError, InputError
@@ -20,14 +20,19 @@ SPLITS = {"train": 0, "test": 1, "dev": 2}
 
 @dataclass(frozen=True)
 class SyntheticClip:
-    """A clip made from a seed: frames (T, 64, 64, 3) uint8 RGB at `fps` frames a second, questions with answers, the
-    plan it was drawn from, and owner (T, 64, 64) int8, which thing covers each pixel (0: background)."""
+    """A clip made from a seed: frames (T, 80, 80, 3) uint8 RGB at `fps` frames a second, questions with answers, the
+    plan it was drawn from, and owner (T, 80, 80) int8, which thing covers each pixel (0: background)."""
 
     frames: np.ndarray
     fps: float
     questions: list[Question]
     plan: Plan
     owner: np.ndarray
+
+    @property
+    def learnt(self) -> list[Question]:
+        """The questions of kinds that the embedded model has learnt."""
+        return [question for question in self.questions if question.kind in LEARNT]
 
 
 def make_clip(seed: int, split: str = "test", *, questions: int = 12) -> SyntheticClip:

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from prunevid.builtin.clips import make_clip
-from prunevid.builtin.questions import KINDS, LEARNT
+from prunevid.builtin.questions import KINDS
 from prunevid.builtin.scoring import Asked, Score, score
 from prunevid.qa import VideoQA
 
@@ -77,7 +77,7 @@ def _point(qa: VideoQA, unit: str, budget: float, seeds: Sequence[int], split: s
     spent: list[float] = []
     for seed in seeds:
         clip = make_clip(seed, split, questions=questions + len(KINDS))
-        picked = [question for question in clip.questions if question.kind in LEARNT][:questions]
+        picked = clip.learnt[:questions]
         limits: dict[str, Any] = {UNITS[unit]: int(budget) if unit == "tokens" else budget, "source_fps": clip.fps}
         fitted = qa.fit_frames(clip.frames, picked[0].text, **limits)
         pairs = [(clip.frames, question.text) for question in picked]

@@ -156,10 +156,11 @@ def _request(compared: Compared, asked: Asked, out: Path | None) -> Request:
         typer.BadParameter: a share is no number.
     """
     from prunevid.bench.accuracy.clips import Choice
-    from prunevid.bench.accuracy.kinds import ASKED, kinds_of
+    from prunevid.bench.accuracy.kinds import kinds_of
     from prunevid.bench.accuracy.plans import Setting, check_methods, entries_of, parse_spec
     from prunevid.bench.accuracy.running import Request, weights_of
     from prunevid.builtin.model import DEFAULTS, build_config
+    from prunevid.builtin.questions import LEARNT
 
     own = [part for part in (compared.methods or "").split(",") if part.strip()]
     if own and compared.plan != "main":
@@ -179,7 +180,7 @@ def _request(compared: Compared, asked: Asked, out: Path | None) -> Request:
     return Request(
         "methods" if own else compared.plan,
         tuple(entries_of(compared.plan, setting)),
-        Choice(asked.split, asked.first, ASKED if asked.questions is None else kinds_of(asked.questions)),
+        Choice(asked.split, asked.first, LEARNT if asked.questions is None else kinds_of(asked.questions)),
         clips=(QUICK_CLIPS if asked.quick else CLIPS) if asked.clips is None else asked.clips,
         weights=asked.weights,
         device=asked.device,

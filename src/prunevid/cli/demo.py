@@ -35,19 +35,17 @@ def demo(
     """Make a clip, ask the embedded model about it with pruning off and on, and show both beside the
     truth."""
     from prunevid.builtin import make_clip, write_clip
-    from prunevid.builtin.questions import LEARNT
     from prunevid.cli import common
     from prunevid.qa import VideoQA
 
     path = _place(out, seed, force)
     clip = make_clip(seed)
     write_clip(clip, path)
-    questions = [question for question in clip.questions if question.kind in LEARNT]
     qa = VideoQA.builtin(preset=preset)
     rows = []
     with common.working("Asking") as tell:
-        for number, question in enumerate(questions, start=1):
-            tell(f"Question {number} of {len(questions)}, without pruning and with it")
+        for number, question in enumerate(clip.learnt, start=1):
+            tell(f"Question {number} of {len(clip.learnt)}, without pruning and with it")
             rows.append(row(question, *qa.compare(path, question.text)))
     if as_json:
         common.print_json(

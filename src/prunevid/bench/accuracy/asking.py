@@ -27,7 +27,7 @@ from prunevid.generation import input_device
 from prunevid.methods import Method
 from prunevid.models import adapter_for, base_of
 from prunevid.prompting import Prompter, VideoPrompt, truncates_seconds
-from prunevid.video import Clip
+from prunevid.video import load_clip
 
 _PIXELS, _GRID, _ENCODE = "pixel_values_videos", "video_grid_thw", "get_video_features"
 _PER_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids")
@@ -66,7 +66,7 @@ class Sheet:
         self.model, self.base = model, base_of(model)
         self.rows = len(texts)
         prompter = Prompter(processor, input_device(model), model.dtype, truncates_seconds(self.base))
-        prompt = VideoPrompt(prompter, as_clip(frames, fps))
+        prompt = VideoPrompt(prompter, load_clip(frames, max_frames=len(frames), source_fps=fps))
         self.inputs = side_by_side([prompt.encode(text) for text in texts], processor.tokenizer.pad_token_id)
         self._encodings = Encodings(keep_merged=False)
         self.early = EarlyLayers(adapter_for(model).language_model(self.base).layers)
@@ -146,13 +146,6 @@ def side_by_side(prompts: Sequence[dict[str, Any]], padding: int) -> dict[str, A
         else:
             joined[name] = torch.cat([prompt[name] for prompt in prompts])
     return joined
-
-
-def as_clip(frames: np.ndarray, fps: float) -> Clip:
-    """Frames in memory as the clip that they are."""
-    count = len(frames)
-    times = tuple(number / fps for number in range(count))
-    return Clip(frames, times, fps, count / fps, tuple(range(count)), count, "array", fps, "array")
 
 
 @contextmanager

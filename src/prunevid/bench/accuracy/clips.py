@@ -14,9 +14,8 @@ from torch import Tensor
 
 from prunevid.bench.accuracy.asking import Asked, Sheet
 from prunevid.bench.accuracy.entries import NO_VIDEO, UNPRUNED, Context, Entry, method_of, registered
-from prunevid.bench.accuracy.kinds import ASKED
 from prunevid.builtin.clips import make_clip
-from prunevid.builtin.questions import KINDS, Question
+from prunevid.builtin.questions import KINDS, LEARNT, Question
 from prunevid.errors import ConfigError, InputError, PruneVidError
 
 GREY = 128
@@ -36,7 +35,7 @@ class Choice:
 
     split: str = "dev"
     first: int = 0
-    kinds: tuple[str, ...] = ASKED
+    kinds: tuple[str, ...] = LEARNT
     per_clip: int = 12
 
     def __post_init__(self) -> None:

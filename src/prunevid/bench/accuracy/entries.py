@@ -18,7 +18,7 @@ from prunevid.choice import choose_method
 from prunevid.config import PruneVidConfig
 from prunevid.errors import ConfigError, InputError
 from prunevid.methods import Method
-from prunevid.methods.budget import mean_over_layers
+from prunevid.methods.budget import Split, mean_over_layers
 
 UNPRUNED, NO_VIDEO = "unpruned", "no video"
 
@@ -131,6 +131,12 @@ def registered(entry: Entry, retention: float | None) -> Method:
     return choose_method(entry.method, retention_ratio=retention, method_options=entry.options)
 
 
+def split_of(entry: Entry, cells: int, steps: int, depth: int) -> tuple[tuple[int, ...], Split]:
+    """After which layers a method chooses, and how many of the cells of a clip of so many steps it leaves there."""
+    method = registered(entry, entry.retention).for_depth(depth)
+    return method.selection_layers, method.split(cells, steps, depth)
+
+
 def _registered(entry: Entry, context: Context) -> Method:
     return registered(entry, entry.retention)
 
@@ -141,9 +147,9 @@ def _keep_all(entry: Entry, context: Context) -> Method:
 
 
 def _random(entry: Entry, context: Context) -> Method:
-    if entry.layer is not None:
-        return controls.Lots(layer=entry.layer, seed=_lot(entry, context), retention_ratio=entry.retention)
     seed = _lot(entry, context)
+    if entry.layer is not None:
+        return controls.Lots(layer=entry.layer, seed=seed, retention_ratio=entry.retention)
     if entry.needs is not None:
         return methods.get("random", seed=seed, retention_tokens=_known(context.tokens, entry))
     return methods.get("random", seed=seed, retention_ratio=entry.retention)
@@ -151,13 +157,11 @@ def _random(entry: Entry, context: Context) -> Method:
 
 def _same_cost(entry: Entry, context: Context) -> Method:
     """Random before the language model: as many tokens as a decoder layer processes on average with a method inside."""
-    method = registered(entry, entry.retention).for_depth(context.depth)
-    split = method.split(context.cells, context.grid[0], context.depth)
+    layers, split = split_of(entry, context.cells, context.grid[0], context.depth)
     if split.chosen is None:
         raise ConfigError(f"{entry.method!r} makes no choice inside the language model; its cost is its share.")
-    mean = mean_over_layers(
-        context.cells if split.merged is None else split.merged, split.chosen, method.selection_layers, context.depth
-    )
+    merged = context.cells if split.merged is None else split.merged
+    mean = mean_over_layers(merged, split.chosen, layers, context.depth)
     return methods.get("random", seed=_lot(entry, context), retention_tokens=max(1, round(mean)))
 
 
@@ -199,15 +203,12 @@ def _saliency(entry: Entry, context: Context) -> Method:
 
 
 def _saliency_by_frame(entry: Entry, context: Context) -> Method:
-    scores = (controls.saliency(context.features),) * len(context.questions)
-    config = PruneVidConfig(enable_stage1=False, pruning_layer=_layer(entry))
-    return controls.GivenByGroup(config=config, given=scores, retention_ratio=entry.retention)
+    return _by_rule(entry, [controls.saliency(context.features)] * len(context.questions), {})
 
 
 def _saliency_peaks(entry: Entry, context: Context) -> Method:
-    scores = (controls.saliency(context.features),) * len(context.questions)
-    config = PruneVidConfig(enable_stage1=False, pruning_layer=_layer(entry), keep_scope="global", keep_rule="peaks")
-    return controls.GivenByGroup(config=config, given=scores, retention_ratio=entry.retention)
+    rule = {"keep_scope": "global", "keep_rule": "peaks"}
+    return _by_rule(entry, [controls.saliency(context.features)] * len(context.questions), rule)
 
 
 def _swapped(entry: Entry, context: Context) -> Method:
@@ -217,8 +218,7 @@ def _swapped(entry: Entry, context: Context) -> Method:
     if entry.method != "prunevid":
         return _given(entry, swapped)
     # What is swapped are the peaks themselves, where the method goes by peaks.
-    config = PruneVidConfig().replace(**{**entry.options, "keep_rule": "score"})
-    return controls.GivenByGroup(config=config, given=tuple(swapped), retention_ratio=entry.retention)
+    return _by_rule(entry, swapped, {**entry.options, "keep_rule": "score"})
 
 
 def _oracle(entry: Entry, context: Context) -> Method:
@@ -262,6 +262,12 @@ CONTROLS: dict[str, Callable[[Entry, Context], Method]] = {
 
 def _given(entry: Entry, scores: Sequence[Tensor]) -> Method:
     return controls.Given(layer=_layer(entry), scores=tuple(scores), retention_ratio=entry.retention)
+
+
+def _by_rule(entry: Entry, scores: Sequence[Tensor], options: Mapping[str, Any]) -> Method:
+    """Given scores by the rule of PruneVid's stage 2, which its options choose."""
+    config = PruneVidConfig(enable_stage1=False, pruning_layer=_layer(entry)).replace(**options)
+    return controls.GivenByGroup(config=config, given=tuple(scores), retention_ratio=entry.retention)
 
 
 def _layer(entry: Entry) -> int:

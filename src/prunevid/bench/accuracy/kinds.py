@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from prunevid.builtin.questions import KINDS, LEARNT
+from prunevid.builtin.questions import KINDS
 from prunevid.errors import ConfigError
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
@@ -20,9 +20,6 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "exist": ("exist",),
 }
 """Kinds by what they need."""
-
-ASKED = LEARNT
-"""Kinds that are asked where none are named."""
 
 
 def kinds_of(names: str) -> tuple[str, ...]:

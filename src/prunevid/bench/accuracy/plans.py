@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prunevid import methods
-from prunevid.bench.accuracy.entries import NO_VIDEO, UNPRUNED, Entry
+from prunevid.bench.accuracy.entries import NO_VIDEO, UNPRUNED, Entry, registered, split_of
 from prunevid.builtin.packing import GRID, VISUAL
 from prunevid.choice import choose_method
 from prunevid.errors import ConfigError
@@ -189,11 +189,7 @@ def same_cost(setting: Setting, entries: Sequence[Entry]) -> list[Entry]:
     groups: dict[tuple[tuple[int, ...], Split], list[Entry]] = {}
     for entry in entries:
         if entry.layer is not None:
-            method = choose_method(
-                entry.method, retention_ratio=entry.retention, method_options=entry.options
-            ).for_depth(setting.depth)
-            split = method.split(VISUAL, GRID[0], setting.depth)
-            groups.setdefault((method.selection_layers, split), []).append(entry)
+            groups.setdefault(split_of(entry, VISUAL, GRID[0], setting.depth), []).append(entry)
     found = []
     for alike in groups.values():
         first = alike[0]
@@ -232,11 +228,8 @@ def _of_methods(setting: Setting, specs: Iterable[Spec], *, swap_all: bool = Tru
 
 def _scores(entry: Entry) -> bool:
     """Whether an entry's scores can be given to another question: one choice among all cells of the clip."""
-    return _one_choice(entry) and not choose_method(entry.method, method_options=entry.options).merges
-
-
-def _one_choice(entry: Entry) -> bool:
-    return len(choose_method(entry.method, method_options=entry.options).selection_layers) == 1
+    method = registered(entry, None)
+    return len(method.selection_layers) == 1 and not method.merges
 
 
 # ---- the plans -------------------------------------------------------------------------------------------------------
