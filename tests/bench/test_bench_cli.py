@@ -13,9 +13,11 @@ import pytest
 from app.tiny_qwen import save
 from bench.tiny_subjects import subject
 from prunevid import cli
-from prunevid.bench import Settings, clips, measure_scaling, measure_speed
+from prunevid.bench import Settings, clips, measure_questions, measure_scaling, measure_speed
 from prunevid.bench.goals import goals_of
+from prunevid.bench.questions import NOTHING
 from prunevid.bench.results import ALL_KEPT, ATTACHED, UNPRUNED, Spread
+from prunevid.bench.subjects import QUESTION
 from prunevid.bench.text import grids
 from prunevid.errors import ConfigError
 from prunevid.methods import get
@@ -96,6 +98,9 @@ def test_shapes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         (["--repeats", "0"], "repeats is 0"),
         (["--new-tokens", "2"], "new_tokens is 2"),
         (["--plot"], "--out"),
+        (["--questions", "0", *TINY], "questions is 0"),
+        (["--questions", "2", "--scaling"], "another measurement"),
+        (["--questions", "2", "--plot", "--out", "x"], "nothing to draw"),
         (["--model", "m", "--width", "128"], "--width belongs to a shape"),
         (["--device", "abacus"], "abacus"),
     ],
@@ -152,6 +157,58 @@ def test_scaling(tmp_path: Path) -> None:
     from prunevid.bench.plots import write_plots
 
     assert all(path.stat().st_size > 5000 for path in write_plots(result, tmp_path / "scaling"))
+
+
+# ---- questions ---------------------------------------------------------------------------------------------------
+
+
+def test_questions_about_one_clip(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    found = run(
+        *TINY, *QUICK, "--methods", "prunevid,random", "--questions", "3", "--out", str(tmp_path), capsys=capsys
+    )
+    nothing, pruned, random = found["sides"]
+    assert [side["name"] for side in found["sides"]] == [NOTHING, "prunevid 20%", "random 20%"]
+    assert nothing["visual_tokens"] == [32, 32, 32] and 32 > pruned["visual_tokens"][1] > 6
+    assert pruned["visual_tokens"][2] == 6 and random["visual_tokens"] == [32, 6, 6]
+    assert nothing["reused_tokens"] == pruned["reused_tokens"] == random["reused_tokens"] > 32
+    assert nothing["held_bytes"]["prefix"] > random["held_bytes"]["prefix"] > 0
+    assert (pruned["first"]["count"], pruned["further"]["count"], pruned["share"]["count"]) == (2, 6, 2)
+    assert pruned["first"]["median"] > pruned["vision"]["median"] > 0 < pruned["share"]["median"]
+    assert [goal["side"] for goal in found["goals"]] == [side["name"] for side in found["sides"]]
+    assert all(goal["met"] == (goal["value"]["median"] <= goal["bound"] == 0.15) for goal in found["goals"])
+    assert json.loads((tmp_path / "questions.json").read_text()) == found
+    assert "| random 20% | 32 → 6 → 6 |" in (tmp_path / "questions.md").read_text()
+
+
+@pytest.mark.parametrize(("shape", "towers"), [("qwen2.5-vl-7b", 1), ("llava-onevision-7b", 1), ("st-llm-7b", 3)])
+def test_the_tower_runs_once_for_all_questions_that_it_is_not_asked(shape: str, towers: int) -> None:
+    one = subject(shape, layers=3)
+    settings = Settings(2, 112, 112, methods=(METHOD,), repeats=2, warmup=1)
+    calls = []
+    tower = next(module for name, module in one.base.named_children() if name.startswith("vis"))
+    handle = tower.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        measure_questions(one, settings, 2)
+    finally:
+        handle.remove()
+    assert len(calls) == 2 * 3 * towers, "two sides, three rounds"
+
+
+def test_another_question_changes_the_text_behind_the_video_alone() -> None:
+    one = subject()
+    inputs = one.encode([clips.make_frames(4, 112, 112)])
+    asked = [one.another_question(inputs, number) for number in range(3)]
+    assert asked[0] is inputs and all(other["pixel_values_videos"] is inputs["pixel_values_videos"] for other in asked)
+    behind = [other["input_ids"][0, -QUESTION:].tolist() for other in asked]
+    assert len(set(map(tuple, behind))) == 3
+    assert all(other["input_ids"][0, :-QUESTION].equal(inputs["input_ids"][0, :-QUESTION]) for other in asked)
+
+
+def test_a_method_that_cannot_be_asked_is_left_out_with_the_reason() -> None:
+    settings = Settings(4, 112, 112, methods=(get("prunevid", pruning_layer=99), METHOD), repeats=2, warmup=0)
+    result = measure_questions(subject(), settings, 1)
+    assert [side.name for side in result.sides] == [NOTHING, "prunevid 25%"]
+    assert len(result.notes) == 1 and result.notes[0].startswith("prunevid is left out:")
 
 
 # ---- goals -------------------------------------------------------------------------------------------------------

@@ -3,18 +3,34 @@
 
 from __future__ import annotations
 
-from prunevid.bench.results import Batch, Goal, Growth, ScalingResult, Side, SpeedResult, Spread, document
+from prunevid.bench.questions import measure_questions
+from prunevid.bench.results import (
+    Asked,
+    Batch,
+    Goal,
+    Growth,
+    QuestionsResult,
+    Result,
+    ScalingResult,
+    Side,
+    SpeedResult,
+    Spread,
+    document,
+)
 from prunevid.bench.scaling import measure_scaling
 from prunevid.bench.settings import Settings
 from prunevid.bench.speed import measure_speed
 from prunevid.bench.subjects import Loaded, Made, Subject
 
 __all__ = [
+    "Asked",
     "Batch",
     "Goal",
     "Growth",
     "Loaded",
     "Made",
+    "QuestionsResult",
+    "Result",
     "ScalingResult",
     "Settings",
     "Side",
@@ -22,6 +38,7 @@ __all__ = [
     "Spread",
     "Subject",
     "document",
+    "measure_questions",
     "measure_scaling",
     "measure_speed",
 ]

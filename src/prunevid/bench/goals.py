@@ -17,6 +17,8 @@ TOKEN = 1.02
 """Most time of a new token over a pruned cache, as a share of the plain model's over a cache of the same length."""
 MEMORY = 1.0
 """Most peak memory of a prefill, as a share of the unpruned one's."""
+FURTHER = 0.15
+"""Most model time of a further question about an open clip, as a share of the first one's."""
 GPU_STAGE_1 = 2.0
 """Milliseconds of stage 1 on a GPU, at 32 x 196 tokens of 3,584 channels."""
 GPU_CHOICE = 1.0

@@ -7,7 +7,7 @@ import dataclasses
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 UNPRUNED = "unpruned"
 ATTACHED = "nothing to prune"
@@ -128,6 +128,8 @@ class SpeedResult:
         notes: what was left out, and why.
     """
 
+    stem: ClassVar[str] = "speed"  # of the names of its files
+
     machine: dict[str, Any]
     subject: dict[str, Any]
     settings: dict[str, Any]
@@ -157,6 +159,8 @@ class Growth:
 class ScalingResult:
     """`bench speed --scaling`: stage 1 over frames, and the whole prefill over tokens."""
 
+    stem: ClassVar[str] = "scaling"  # of the names of its files
+
     machine: dict[str, Any]
     subject: dict[str, Any]
     settings: dict[str, Any]
@@ -165,7 +169,50 @@ class ScalingResult:
     notes: tuple[str, ...] = ()
 
 
-def document(result: SpeedResult | ScalingResult) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Asked:
+    """One method over several questions about one open clip. Times are milliseconds.
+
+    Attributes:
+        name: for people.
+        visual_tokens: of the unpruned prompt, after stage 1, and at the end.
+        reused_tokens: of the unpruned prompt, which a further question did not run again.
+        vision: the vision tower, once.
+        first: the tower and the first forward pass of the first question.
+        further: the same of every further question.
+        share: a round's median further question divided by its first one.
+        held_bytes: what lies open, by what it is (`OpenVideo.memory`).
+    """
+
+    name: str
+    visual_tokens: tuple[int, int, int]
+    reused_tokens: int
+    vision: Spread
+    first: Spread
+    further: Spread
+    share: Spread
+    held_bytes: dict[str, int]
+
+
+@dataclass(frozen=True)
+class QuestionsResult:
+    """`bench speed --questions`: what further questions about an open clip cost."""
+
+    stem: ClassVar[str] = "questions"  # of the names of its files
+
+    machine: dict[str, Any]
+    subject: dict[str, Any]
+    settings: dict[str, Any]
+    sides: tuple[Asked, ...]
+    goals: tuple[Goal, ...]
+    notes: tuple[str, ...] = ()
+
+
+Result = SpeedResult | ScalingResult | QuestionsResult
+"""What any measurement of `bench speed` finds."""
+
+
+def document(result: Result) -> dict[str, Any]:
     """A result as JSON types; a goal says whether it was met."""
     found = dataclasses.asdict(result)
     for goal, entry in zip(getattr(result, "goals", ()), found.get("goals", ())):

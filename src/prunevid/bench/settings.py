@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from prunevid.errors import ConfigError
 from prunevid.methods import Method
@@ -49,3 +50,10 @@ def side_name(method: Method) -> str:
     if method.retention_tokens is not None:
         return f"{method.label} {method.retention_tokens} tokens"
     return method.label if method.retention_ratio is None else f"{method.label} {method.retention_ratio:.0%}"
+
+
+def plain(settings: Settings) -> dict[str, Any]:
+    """Settings as JSON types."""
+    chosen = dict(vars(settings))
+    chosen["methods"] = [side_name(method) for method in settings.methods]
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in chosen.items()}

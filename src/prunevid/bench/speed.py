@@ -20,7 +20,7 @@ from prunevid.bench.contest import Contest, Tell
 from prunevid.bench.goals import goals_of
 from prunevid.bench.probe import Probe
 from prunevid.bench.results import Batch, Goal, SpeedResult, Spread, machine_facts
-from prunevid.bench.settings import Settings, side_name
+from prunevid.bench.settings import Settings, plain
 from prunevid.bench.subjects import Frames, Subject
 
 
@@ -60,7 +60,7 @@ def measure_speed(subject: Subject, settings: Settings, tell: Tell | None = None
             notes += [note for note in contest.notes if note not in notes]
             if goals and first:
                 held = goals_of(contest.goal_ratios(), subject.device.type == "cuda", subject_facts(subject))
-    chosen = _plain(settings)
+    chosen = plain(settings)
     return SpeedResult(facts, subject_facts(subject), chosen, stages, tuple(batches), tuple(held), tuple(notes))
 
 
@@ -76,13 +76,6 @@ def subject_facts(subject: Subject) -> dict[str, Any]:
         "dtype": str(subject.dtype).removeprefix("torch."),
         "attention": str(text._attn_implementation),
     }
-
-
-def _plain(settings: Settings) -> dict[str, Any]:
-    """The settings as JSON types."""
-    chosen = dict(vars(settings))
-    chosen["methods"] = [side_name(method) for method in settings.methods]
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in chosen.items()}
 
 
 def _decode(frames: Frames, settings: Settings, clock: Clock) -> Spread:

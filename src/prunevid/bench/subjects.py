@@ -76,13 +76,36 @@ class Subject:
 
     def text(self, length: int, rows: int = 1) -> dict[str, Any]:
         """Prompts of so many tokens without a video."""
+        ids = self._text_ids(length, rows, seed=length)
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+    def another_question(self, inputs: dict[str, Any], number: int) -> dict[str, Any]:
+        """The prompt of one clip with other text behind the video, for each number another; 0 leaves it as it is.
+
+        What the vision tower is asked besides (`Adapter.conditions`) changes, too. All other tensors stay the same.
+        """
+        if number == 0:
+            return inputs
+        ids = inputs["input_ids"].clone()
+        places = torch.isin(ids[0], torch.tensor(self._visual_ids(), device=ids.device)).nonzero()
+        start = int(places[-1]) + 2  # behind the token that ends the video
+        ids[:, start:] = self._text_ids(ids.shape[1] - start, 1, seed=number)
+        asked = {name: inputs[name].roll(number, -1) for name in self.adapter.conditions if name in inputs}
+        return {**inputs, **asked, "input_ids": ids}
+
+    def _text_ids(self, length: int, rows: int, seed: int) -> Tensor:
+        """(rows, length) int64 ids of text."""
         vocabulary = int(self.language_model.config.vocab_size)
-        generator = torch.Generator().manual_seed(length)
-        special = [self.adapter.video_token_id(self.base.config), self.adapter.image_token_id(self.base.config)]
-        ids = torch.randint(_TEXT, vocabulary, (rows, length), generator=generator)
-        for token in special:
+        ids = torch.randint(_TEXT, vocabulary, (rows, length), generator=torch.Generator().manual_seed(seed))
+        for token in self._visual_ids():
             ids[ids == token] = _TEXT - 1
-        return {"input_ids": ids.to(self.device), "attention_mask": torch.ones_like(ids).to(self.device)}
+        return ids.to(self.device)
+
+    def _visual_ids(self) -> list[int]:
+        """The placeholders of a family, which may have them for videos alone."""
+        config = self.base.config
+        found = (self.adapter.video_token_id(config), self.adapter.image_token_id(config))
+        return [token for token in found if token is not None]
 
 
 class Loaded(Subject):

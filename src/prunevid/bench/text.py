@@ -7,7 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from prunevid.bench.results import Batch, Goal, Growth, ScalingResult, Side, SpeedResult, Spread
+from prunevid.bench.results import (
+    Asked,
+    Batch,
+    Goal,
+    Growth,
+    QuestionsResult,
+    Result,
+    ScalingResult,
+    Side,
+    SpeedResult,
+    Spread,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -41,8 +52,10 @@ class Grid:
         return "\n".join([*head, *("| " + " | ".join(row) + " |" for row in self.rows)])
 
 
-def grids(result: SpeedResult | ScalingResult) -> list[Grid]:
+def grids(result: Result) -> list[Grid]:
     """All tables of a result."""
+    if isinstance(result, QuestionsResult):
+        return [_questions(result.sides), _goals(result.goals)]
     if isinstance(result, ScalingResult):
         return [
             _growth("Stage 1 over frames", result.stage1),
@@ -53,7 +66,7 @@ def grids(result: SpeedResult | ScalingResult) -> list[Grid]:
     return [*found, _batches(result.batches)] if len(result.batches) > 1 else found
 
 
-def headline(result: SpeedResult | ScalingResult) -> str:
+def headline(result: Result) -> str:
     """What was measured on what, in one line."""
     machine, subject = result.machine, result.subject
     load = f", load {machine['load']}" if "load" in machine else ""
@@ -83,11 +96,9 @@ def _sides(batch: Batch) -> Grid:
 
 
 def _side(side: Side) -> list[str]:
-    original, merged, kept = side.visual_tokens
-    visual = str(original) if original == merged == kept else f"{original} → {merged} → {kept}"
     return [
         side.name,
-        visual,
+        _visual(side.visual_tokens),
         _ms(side.prefill),
         f"{side.speedup.median:.2f}",
         f"{side.ideal:.2f}",
@@ -97,6 +108,23 @@ def _side(side: Side) -> list[str]:
         f"{side.kv_bytes / MIB:.1f}",
         "" if side.peak_bytes is None else f"{side.peak_bytes / MIB:.1f}",
     ]
+
+
+def _visual(tokens: tuple[int, int, int]) -> str:
+    """Visual tokens before, between and after pruning."""
+    original, merged, kept = tokens
+    return str(original) if original == merged == kept else f"{original} → {merged} → {kept}"
+
+
+def _questions(sides: Sequence[Asked]) -> Grid:
+    """What further questions cost."""
+    columns = ["side", "visual tokens", "vision ms", "first question ms", "further question ms", "share", "held MiB"]
+    rows = []
+    for side in sides:
+        times = [_ms(spread) for spread in (side.vision, side.first, side.further)]
+        held = sum(side.held_bytes.values()) / MIB
+        rows.append([side.name, _visual(side.visual_tokens), *times, f"{side.share.median:.1%}", f"{held:.1f}"])
+    return Grid("Questions about one open clip, model time to the first new token", columns, rows)
 
 
 def _goals(goals: Sequence[Goal]) -> Grid:

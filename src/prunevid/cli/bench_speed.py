@@ -18,7 +18,8 @@ from prunevid.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
-    from prunevid.bench import ScalingResult, Settings, SpeedResult, Subject
+    from prunevid.bench import Result, Settings, Subject
+    from prunevid.bench.contest import Tell
 
 _MODEL = "Model"
 _CLIP = "Clip"
@@ -164,6 +165,24 @@ class Work:
         ),
     ] = False
 
+    questions: Annotated[
+        int | None,
+        typer.Option(
+            help="Instead: so many further questions about an open clip, beside the first one.", rich_help_panel=_RUNS
+        ),
+    ] = None
+
+    def measured(self, subject: Subject, tell: Tell) -> Result:
+        """What is asked for: speed, scaling or questions."""
+        from prunevid.bench import measure_questions, measure_scaling, measure_speed
+
+        settings = self.settings()
+        if self.questions is not None:
+            return measure_questions(subject, settings, self.questions, tell)
+        if self.scaling:
+            return measure_scaling(subject, settings, prefill_frames=_halves(self.frames), tell=tell)
+        return measure_speed(subject, settings, tell)
+
     def settings(self) -> Settings:
         """The same for the benchmark.
 
@@ -197,7 +216,9 @@ def speed(
     work: Work,
     out: Annotated[
         Path | None,
-        typer.Option(help="A folder for speed.json and speed.md (scaling.json ...).", rich_help_panel=_OUTPUT),
+        typer.Option(
+            help="A folder for speed.json and speed.md (scaling.json, questions.json ...).", rich_help_panel=_OUTPUT
+        ),
     ] = None,
     plot: Annotated[
         bool, typer.Option("--plot", help="Draw the plots, too, into the folder of --out.", rich_help_panel=_OUTPUT)
@@ -205,7 +226,6 @@ def speed(
     as_json: Annotated[bool, options.as_json(_OUTPUT)] = False,
 ) -> None:
     """Time the unpruned model and pruned ones in turns, stage by stage, and weigh their memory."""
-    from prunevid.bench import measure_scaling, measure_speed
     from prunevid.cli import common
 
     if model.shape == "list":
@@ -213,17 +233,16 @@ def speed(
 
         common.print_json(shapes.names()) if as_json else typer.echo("\n".join(shapes.names()))
         return
-    if plot and out is None:
-        raise typer.BadParameter("needs a folder; name one by --out.", param_hint="--plot")
-    settings = work.settings()
+    if plot and (out is None or work.questions is not None):
+        reason = "needs a folder; name one by --out" if out is None else "has nothing to draw of --questions"
+        raise typer.BadParameter(f"{reason}.", param_hint="--plot")
+    if work.scaling and work.questions is not None:
+        raise typer.BadParameter(
+            "is another measurement than --scaling; ask for one of them.", param_hint="--questions"
+        )
+    work.settings()  # refused before a model is made
     with common.working("Making the model") as tell:
-        subject = model.subject(work.seed)
-        if work.scaling:
-            result: SpeedResult | ScalingResult = measure_scaling(
-                subject, settings, prefill_frames=_halves(work.frames), tell=tell
-            )
-        else:
-            result = measure_speed(subject, settings, tell)
+        result = work.measured(model.subject(work.seed), tell)
         files = _write(result, out, plot)
     _print(result, as_json)
     tell_written(files)
@@ -245,31 +264,31 @@ def _halves(frames: int) -> tuple[int, ...]:
     return tuple(reversed(found))
 
 
-def _write(result: SpeedResult | ScalingResult, out: Path | None, plot: bool) -> list[Path]:
+def _write(result: Result, out: Path | None, plot: bool) -> list[Path]:
     """The files of a result."""
     if out is None:
         return []
     import json
 
-    from prunevid.bench import ScalingResult, document
+    from prunevid.bench import QuestionsResult, document
     from prunevid.bench.text import grids, headline
     from prunevid.files import write_files
 
-    stem = out / ("scaling" if isinstance(result, ScalingResult) else "speed")
+    stem = out / result.stem
     tables = "\n\n".join(f"**{grid.title}**\n\n{grid.markdown()}" for grid in grids(result))
     contents = {
         stem.with_suffix(".json"): json.dumps(document(result), indent=2) + "\n",
         stem.with_suffix(".md"): f"{headline(result)}\n\n{tables}\n",
     }
     write_files({path: text.encode() for path, text in contents.items()})
-    if not plot:
+    if not plot or isinstance(result, QuestionsResult):
         return list(contents)
     from prunevid.bench.plots import write_plots
 
     return [*contents, *write_plots(result, stem)]
 
 
-def _print(result: SpeedResult | ScalingResult, as_json: bool) -> None:
+def _print(result: Result, as_json: bool) -> None:
     from prunevid.bench import document
     from prunevid.bench.text import grids, headline
     from prunevid.cli import common
