@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +15,8 @@ from prunevid.cli import asking, options
 from prunevid.cli.bundles import Loading, Pruning, Reading, bundled
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from prunevid.answers import Answer
     from prunevid.qa import VideoQA
 
@@ -68,6 +71,67 @@ class LongReading(Reading):
         return {"token_budget": self.token_budget, "flops_budget": self.flops_budget}
 
 
+@dataclass(frozen=True)
+class Answering:
+    """How questions are answered, and what is told of it."""
+
+    max_new_tokens: options.NewTokens = None
+    temperature: Annotated[
+        float | None,
+        typer.Option(help="Sample with this temperature instead of greedy decoding.", rich_help_panel=options.ANSWER),
+    ] = None
+    seed: Annotated[int, typer.Option(help="Seed of the sampling.", rich_help_panel=options.ANSWER)] = 0
+    follow_up: Annotated[
+        bool,
+        typer.Option(
+            "--follow-up",
+            help="Without QUESTION: every question sees the earlier ones and their answers. Default: each alone.",
+            rich_help_panel=options.ANSWER,
+        ),
+    ] = False
+    max_open_bytes: Annotated[
+        int | None,
+        typer.Option(
+            help="Without QUESTION: bytes held from one question to the next, at most. Default: 4 GiB.",
+            rich_help_panel=options.ANSWER,
+        ),
+    ] = None
+    stats: Annotated[
+        bool, typer.Option("--stats", help="Also print what was kept and what it cost.", rich_help_panel=options.ANSWER)
+    ] = False
+    flops: Annotated[
+        bool,
+        typer.Option(
+            "--flops", help="Also count the prefill's FLOPs (two more prefills).", rich_help_panel=options.ANSWER
+        ),
+    ] = False
+
+    def generating(self) -> dict[str, Any]:
+        """Arguments of `VideoQA.ask` that `generate` takes."""
+        sampling = {} if self.temperature is None else {"do_sample": True, "temperature": self.temperature}
+        return {"max_new_tokens": self.max_new_tokens, **sampling}
+
+    def check(self, question: str | None, budget: bool) -> None:
+        """Refuses options that belong to the other way of asking, and numbers out of range.
+
+        Args:
+            question: None where questions are read line by line.
+            budget: whether frames are taken by a budget.
+        """
+        if self.max_open_bytes is not None and self.max_open_bytes < 1:
+            raise typer.BadParameter("must be at least 1.", param_hint="--max-open-bytes")
+        if question is None and self.flops:
+            raise typer.BadParameter("needs a QUESTION.", param_hint="--flops")
+        if question is None and budget:
+            raise typer.BadParameter("a budget of frames needs a QUESTION.", param_hint="--max-frames")
+        given = {"--follow-up": self.follow_up, "--max-open-bytes": self.max_open_bytes is not None}
+        for name, wanted in given.items():
+            if question is not None and wanted:
+                raise typer.BadParameter("is for questions read line by line; leave QUESTION out.", param_hint=name)
+        if self.temperature is not None and self.temperature <= 0:
+            raise typer.BadParameter("must be above 0 (leave it out for greedy decoding).", param_hint="--temperature")
+
+
 @bundled
 def ask(
     clip: options.Clip,
@@ -84,96 +148,61 @@ def ask(
     pruning: Pruning,
     settings: Settings,
     reading: LongReading,
-    max_new_tokens: options.NewTokens = None,
-    temperature: Annotated[
-        float | None,
-        typer.Option(help="Sample with this temperature instead of greedy decoding.", rich_help_panel=options.ANSWER),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the sampling.", rich_help_panel=options.ANSWER)] = 0,
-    follow_up: Annotated[
-        bool,
-        typer.Option(
-            "--follow-up",
-            help="Without QUESTION: every question sees the earlier ones and their answers. Default: each alone.",
-            rich_help_panel=options.ANSWER,
-        ),
-    ] = False,
-    max_open_bytes: Annotated[
-        int | None,
-        typer.Option(
-            help="Without QUESTION: bytes held from one question to the next, at most. Default: 4 GiB.",
-            rich_help_panel=options.ANSWER,
-        ),
-    ] = None,
-    stats: Annotated[
-        bool, typer.Option("--stats", help="Also print what was kept and what it cost.", rich_help_panel=options.ANSWER)
-    ] = False,
-    flops: Annotated[
-        bool,
-        typer.Option(
-            "--flops", help="Also count the prefill's FLOPs (two more prefills).", rich_help_panel=options.ANSWER
-        ),
-    ] = False,
+    answering: Answering,
     as_json: options.Json = False,
 ) -> None:
     """Ask a clip one question, or many without reading it again; greedy decoding unless --temperature is given."""
     from prunevid.cli import common
 
     budgets = reading.budgets()
-    _check_use(question, flops, follow_up, max_open_bytes, reading.max_frames == "auto" or any(budgets.values()))
-    if temperature is not None and temperature <= 0:
-        raise typer.BadParameter("must be above 0 (leave it out for greedy decoding).", param_hint="--temperature")
-    frames = reading.arguments() | {"max_frames": common.frames(reading.max_frames)}
+    answering.check(question, reading.max_frames == "auto" or any(budgets.values()))
+    frames = reading.arguments() | {
+        "max_frames": common.frames(reading.max_frames),
+        "limits": common.limits(reading.max_seconds, reading.max_pixels),
+    }
     chunk_frames = common.chunk_frames(reading.vision_chunk_frames)
     qa = common.load(loading, pruning, overrides=dataclasses.asdict(settings))
     qa.vision_chunk_frames = chunk_frames
-    import torch
-
-    from prunevid.opened import MAX_OPEN_BYTES
-
-    chosen: dict[str, Any] = {"max_new_tokens": max_new_tokens}
-    if temperature is not None:
-        chosen |= {"do_sample": True, "temperature": temperature}
 
     def show(answer: Answer) -> None:
         if as_json:
             common.print_json(_document(answer, qa, loading.model), lines=question is None)
             return
         typer.echo(answer.text)
-        if (stats or flops) and answer.stats:
+        if (answering.stats or answering.flops) and answer.stats:
             common.console().print(common.stats_table(answer.stats))
 
+    if question is None:
+        if _ask_lines(qa, clip, answering, frames, show):
+            raise typer.Exit(2)
+        return
+    import torch
+
+    with common.working("Reading the clip") as tell:
+        frames["progress"] = common.reading(tell)
+        torch.manual_seed(answering.seed)
+        answer = qa.ask(clip, question, measure_flops=answering.flops, **budgets, **frames, **answering.generating())
+    show(answer)
+
+
+def _ask_lines(
+    qa: VideoQA, clip: Path, answering: Answering, frames: dict[str, Any], show: Callable[[Answer], None]
+) -> int:
+    """Answers questions that are read line by line; how many could not be asked."""
+    import torch
+
+    from prunevid.cli import common
+    from prunevid.opened import MAX_OPEN_BYTES
+
     def ask_held(text: str, turns: list[tuple[str, str]]) -> Answer:
-        torch.manual_seed(seed)  # the answer is that of the question alone, whatever was asked before
-        return video.ask(text, history=turns if follow_up else (), **chosen)
+        torch.manual_seed(answering.seed)  # the answer is that of the question alone, whatever was asked before
+        return video.ask(text, history=turns if answering.follow_up else (), **answering.generating())
 
     with ExitStack() as held:
         with common.working("Reading the clip") as tell:
-            limits = common.limits(reading.max_seconds, reading.max_pixels)
-            frames |= {"limits": limits, "progress": common.reading(tell)}
-            torch.manual_seed(seed)
-            if question is None:
-                video = held.enter_context(qa.open(clip, max_open_bytes=max_open_bytes or MAX_OPEN_BYTES, **frames))
-            else:
-                answer = qa.ask(clip, question, measure_flops=flops, **budgets, **frames, **chosen)
-        if question is not None:
-            show(answer)
-        elif asking.loop(video, ask_held, show):
-            raise typer.Exit(2)
-
-
-def _check_use(question: str | None, flops: bool, follow_up: bool, max_open_bytes: int | None, budget: bool) -> None:
-    """Refuses options that belong to the other way of asking."""
-    if max_open_bytes is not None and max_open_bytes < 1:
-        raise typer.BadParameter("must be at least 1.", param_hint="--max-open-bytes")
-    if question is None and flops:
-        raise typer.BadParameter("needs a QUESTION.", param_hint="--flops")
-    if question is None and budget:
-        raise typer.BadParameter("a budget of frames needs a QUESTION.", param_hint="--max-frames")
-    given = {"--follow-up": follow_up, "--max-open-bytes": max_open_bytes is not None}
-    for name, wanted in given.items():
-        if question is not None and wanted:
-            raise typer.BadParameter("is for questions read line by line; leave QUESTION out.", param_hint=name)
+            most = answering.max_open_bytes or MAX_OPEN_BYTES
+            video = held.enter_context(qa.open(clip, max_open_bytes=most, progress=common.reading(tell), **frames))
+        return asking.loop(video, ask_held, show)
 
 
 def _document(answer: Answer, qa: VideoQA, model: str | None) -> dict[str, Any]:

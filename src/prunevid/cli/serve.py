@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +16,76 @@ from prunevid.errors import ConfigError, MissingDependencyError
 
 _ACCESS = "Access"
 _LIMITS = "Limits"
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may reach the server, where, and what they may name."""
+
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on. Default: 127.0.0.1.", rich_help_panel=_ACCESS)
+    ] = None
+    port: Annotated[
+        int | None, typer.Option(help="Port to listen on; 0 takes a free one. Default: 8000.", rich_help_panel=_ACCESS)
+    ] = None
+    api_key_env: Annotated[
+        str | None,
+        typer.Option(help="Name of the environment variable that holds the API key.", rich_help_panel=_ACCESS),
+    ] = None
+    allow_folder: Annotated[
+        Path | None,
+        typer.Option(help="Folder whose clips may be named by their path. Default: none.", rich_help_panel=_ACCESS),
+    ] = None
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="Host that clips may be fetched from; may be given often.", rich_help_panel=_ACCESS),
+    ] = None
+
+    def settings(self) -> dict[str, Any]:
+        """Fields of `ServeSettings`; None where nothing was said."""
+        return {
+            "host": self.host,
+            "port": self.port,
+            "api_key": _key(self.api_key_env),
+            "allowed_folder": self.allow_folder,
+            "allowed_hosts": tuple(self.allow_host or ()) or None,
+        }
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a request may ask for; but for the upload, fields of `ServeSettings`."""
+
+    max_upload: Annotated[
+        int | None, typer.Option(help="MiB of clips and pictures in a request. Default: 64.", rich_help_panel=_LIMITS)
+    ] = None
+    max_seconds: Annotated[
+        float | None, typer.Option(help="Seconds of a clip. Default: 600.", rich_help_panel=_LIMITS)
+    ] = None
+    max_pixels: Annotated[
+        int | None, typer.Option(help="Pixels of a frame. Default: 3840 x 2160.", rich_help_panel=_LIMITS)
+    ] = None
+    max_frames: Annotated[int | None, typer.Option(help="Frames to look at. Default: 32.", rich_help_panel=_LIMITS)] = (
+        None
+    )
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Tokens of an answer. Default: 512.", rich_help_panel=_LIMITS)
+    ] = None
+    max_queue: Annotated[
+        int | None, typer.Option(help="Requests that may wait. Default: 16.", rich_help_panel=_LIMITS)
+    ] = None
+    max_per_client: Annotated[
+        int | None, typer.Option(help="Open requests of one client. Default: 4.", rich_help_panel=_LIMITS)
+    ] = None
+    request_seconds: Annotated[
+        float | None, typer.Option(help="Seconds that one answer may take. Default: 120.", rich_help_panel=_LIMITS)
+    ] = None
+
+    def settings(self) -> dict[str, Any]:
+        """Fields of `ServeSettings`; None where nothing was said."""
+        given = dict(vars(self))
+        upload = given.pop("max_upload")
+        return {"max_upload_bytes": None if upload is None else upload * 2**20, **given}
 
 
 @bundled
@@ -36,68 +107,14 @@ def serve(
     page: Annotated[
         bool, typer.Option("--page/--no-page", help="The web page at / (needs gradio).", rich_help_panel=_ACCESS)
     ] = True,
-    host: Annotated[
-        str | None, typer.Option(help="Address to listen on. Default: 127.0.0.1.", rich_help_panel=_ACCESS)
-    ] = None,
-    port: Annotated[
-        int | None, typer.Option(help="Port to listen on; 0 takes a free one. Default: 8000.", rich_help_panel=_ACCESS)
-    ] = None,
-    api_key_env: Annotated[
-        str | None,
-        typer.Option(help="Name of the environment variable that holds the API key.", rich_help_panel=_ACCESS),
-    ] = None,
-    allow_folder: Annotated[
-        Path | None,
-        typer.Option(help="Folder whose clips may be named by their path. Default: none.", rich_help_panel=_ACCESS),
-    ] = None,
-    allow_host: Annotated[
-        list[str] | None,
-        typer.Option(help="Host that clips may be fetched from; may be given often.", rich_help_panel=_ACCESS),
-    ] = None,
-    max_upload: Annotated[
-        int | None, typer.Option(help="MiB of clips and pictures in a request. Default: 64.", rich_help_panel=_LIMITS)
-    ] = None,
-    max_seconds: Annotated[
-        float | None, typer.Option(help="Seconds of a clip. Default: 600.", rich_help_panel=_LIMITS)
-    ] = None,
-    max_pixels: Annotated[
-        int | None, typer.Option(help="Pixels of a frame. Default: 3840 x 2160.", rich_help_panel=_LIMITS)
-    ] = None,
-    max_frames: Annotated[
-        int | None, typer.Option(help="Frames to look at. Default: 32.", rich_help_panel=_LIMITS)
-    ] = None,
-    max_new_tokens: Annotated[
-        int | None, typer.Option(help="Tokens of an answer. Default: 512.", rich_help_panel=_LIMITS)
-    ] = None,
-    max_queue: Annotated[
-        int | None, typer.Option(help="Requests that may wait. Default: 16.", rich_help_panel=_LIMITS)
-    ] = None,
-    max_per_client: Annotated[
-        int | None, typer.Option(help="Open requests of one client. Default: 4.", rich_help_panel=_LIMITS)
-    ] = None,
-    request_seconds: Annotated[
-        float | None, typer.Option(help="Seconds that one answer may take. Default: 120.", rich_help_panel=_LIMITS)
-    ] = None,
+    access: Access,
+    limits: Limits,
 ) -> None:
     """Serve a model to many clients, with a web page and an endpoint in OpenAI's format at /v1; stop it with Ctrl+C."""
     from prunevid.cli import common
     from prunevid.serve.settings import ServeSettings
 
-    given: dict[str, Any] = {
-        "host": host,
-        "port": port,
-        "api_key": _key(api_key_env),
-        "allowed_folder": allow_folder,
-        "allowed_hosts": tuple(allow_host or ()) or None,
-        "max_upload_bytes": None if max_upload is None else max_upload * 2**20,
-        "max_seconds": max_seconds,
-        "max_pixels": max_pixels,
-        "max_frames": max_frames,
-        "max_new_tokens": max_new_tokens,
-        "max_queue": max_queue,
-        "max_per_client": max_per_client,
-        "request_seconds": request_seconds,
-    }
+    given = {**access.settings(), **limits.settings()}
     settings = ServeSettings(**{field: value for field, value in given.items() if value is not None})
     _require()
     qa = common.load(loading, Pruning(method=method, retention=retention, tokens=tokens))

@@ -181,30 +181,33 @@ def compare(
             contents[found["--png"]] = drawing.png(drawing.compare_sheet(said, labels, seen, columns=shown))
     write_files(contents)
     if as_json:
-        sides = [
-            {
-                "label": label,
-                "answer": one.text,
-                "same": None if plain is None else _alike(one, plain),
-                "stats": one.stats,
-            }
-            for label, one in answers.items()
-        ]
-        common.print_json(
-            {
-                "question": question,
-                "clip": common.clip_dict(said[0].clip),
-                "model": loading.model or "builtin",
-                "unpruned": None if plain is None else {"answer": plain.text, "stats": plain.stats},
-                "sides": sides,
-                "failures": failures,
-                "files": [str(path) for path in contents],
-            }
-        )
+        document = _sides(answers, plain) | {
+            "model": loading.model or "builtin",
+            "failures": failures,
+            "files": [str(path) for path in contents],
+        }
+        common.print_json(document)
         return
     for label, one in answers.items():
         typer.echo(f"{label}: {one.text}")
     tell_written(contents)
+
+
+def _sides(answers: Mapping[str, Answer], plain: Answer | None) -> dict[str, Any]:
+    """Answers of several methods to one question as JSON types."""
+    from prunevid.cli import common
+
+    first = next(iter(answers.values()))
+    sides = [
+        {"label": label, "answer": one.text, "same": None if plain is None else _alike(one, plain), "stats": one.stats}
+        for label, one in answers.items()
+    ]
+    return {
+        "question": first.question,
+        "clip": common.clip_dict(first.clip),
+        "unpruned": None if plain is None else {"answer": plain.text, "stats": plain.stats},
+        "sides": sides,
+    }
 
 
 @app.command("attention", no_args_is_help=True)

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from prunevid.cli.bundles import bundled
 from prunevid.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,8 +22,10 @@ _JUDGE = "Judge"
 _LIMITS = "Limits"
 
 
-def judge(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a run of vcgbench.")],
+@dataclass(frozen=True)
+class Judging:
+    """Who judges, and by which prompts."""
+
     judge_model: Annotated[
         str | None,
         typer.Option(
@@ -29,7 +33,7 @@ def judge(
             help="The judge's name at the endpoint; the paper's is gpt-3.5-turbo-0125.",
             rich_help_panel=_JUDGE,
         ),
-    ] = None,
+    ] = None
     base_url: Annotated[
         str | None,
         typer.Option(
@@ -38,10 +42,10 @@ def judge(
             "PRUNEVID_JUDGE_API_KEY or OPENAI_API_KEY.",
             rich_help_panel=_JUDGE,
         ),
-    ] = None,
+    ] = None
     temperature: Annotated[
         float, typer.Option(help="Of the judge's sampling; the protocol's is 0.", rich_help_panel=_JUDGE)
-    ] = 0.0,
+    ] = 0.0
     consistency: Annotated[
         str,
         typer.Option(
@@ -49,13 +53,13 @@ def judge(
             "order.",
             rich_help_panel=_JUDGE,
         ),
-    ] = "prunevid",
+    ] = "prunevid"
     wording: Annotated[
         str,
         typer.Option(
             help="prunevid or original (Video-ChatGPT): how the example reply is written.", rich_help_panel=_JUDGE
         ),
-    ] = "prunevid",
+    ] = "prunevid"
     stub: Annotated[
         bool,
         typer.Option(
@@ -63,16 +67,30 @@ def judge(
             help="No judge: words in common with the reference, offline. For trying out; the scores mean nothing.",
             rich_help_panel=_JUDGE,
         ),
-    ] = False,
+    ] = False
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much is asked, and how fast."""
+
     budget_requests: Annotated[
         int | None, typer.Option(help="Requests to send now, at most; 0 asks nothing new.", rich_help_panel=_LIMITS)
-    ] = None,
+    ] = None
     budget_tokens: Annotated[
         int | None,
         typer.Option(help="Stop after so many tokens, as the endpoint counts them.", rich_help_panel=_LIMITS),
-    ] = None,
-    concurrency: Annotated[int, typer.Option(help="Requests at once, at most.", rich_help_panel=_LIMITS)] = 4,
-    timeout: Annotated[float, typer.Option(help="Seconds for one request.", rich_help_panel=_LIMITS)] = 60.0,
+    ] = None
+    concurrency: Annotated[int, typer.Option(help="Requests at once, at most.", rich_help_panel=_LIMITS)] = 4
+    timeout: Annotated[float, typer.Option(help="Seconds for one request.", rich_help_panel=_LIMITS)] = 60.0
+
+
+@bundled
+def judge(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a run of vcgbench.")],
+    *,
+    judging: Judging,
+    limits: Limits,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Have the answers of a vcgbench run judged, and write the five scores into its results.json.
@@ -83,17 +101,17 @@ def judge(
     from prunevid.evaluation.judging.session import judge_run
     from prunevid.evaluation.runs import read_run
 
-    chosen = _judge(judge_model, base_url, temperature, timeout, stub)
+    chosen = _judge(judging, limits.timeout)
     run = read_run(folder)
     with common.working("Judging") as tell:
         judged = judge_run(
             run,
             chosen,
-            consistency=consistency,
-            wording=wording,
-            budget_requests=budget_requests,
-            budget_tokens=budget_tokens,
-            concurrency=concurrency,
+            consistency=judging.consistency,
+            wording=judging.wording,
+            budget_requests=limits.budget_requests,
+            budget_tokens=limits.budget_tokens,
+            concurrency=limits.concurrency,
             tell=lambda done, total: tell(f"Judging: {done} of {total}"),
         )
     if as_json:
@@ -104,16 +122,16 @@ def judge(
         raise judged.unfinished
 
 
-def _judge(model: str | None, base_url: str | None, temperature: float, timeout: float, stub: bool) -> Judge:
+def _judge(judging: Judging, timeout: float) -> Judge:
     """Who the options say is to judge."""
     from prunevid.evaluation.judging.endpoint import Endpoint
     from prunevid.evaluation.judging.stub import StubJudge
 
-    if stub:
+    if judging.stub:
         return StubJudge()
-    if model is None:
+    if judging.judge_model is None:
         raise ConfigError("No judge is named; give --judge-model, or --stub to try out without one.")
-    return Endpoint(model, base_url=base_url, temperature=temperature, timeout=timeout)
+    return Endpoint(judging.judge_model, base_url=judging.base_url, temperature=judging.temperature, timeout=timeout)
 
 
 def _show(part: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,6 +31,117 @@ SUMMARIES = {
 }
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What is asked, by which protocol, and where the answers go."""
+
+    data: Annotated[
+        Path,
+        typer.Option(
+            help="Folder of MVBench/, Video-MME/, ego_schema/ and VCGBench/.",
+            rich_help_panel=_BENCHMARK,
+        ),
+    ]
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="The run's folder: answers, settings and scores. The same command goes on where it stopped.",
+            rich_help_panel=_BENCHMARK,
+        ),
+    ]
+    protocol: Annotated[
+        str,
+        typer.Option(
+            help="paper (prompts, frames and matching of the published numbers) or lmms (those of lmms-eval).",
+            rich_help_panel=_BENCHMARK,
+        ),
+    ] = "paper"
+    frames: Annotated[
+        int | None,
+        typer.Option(help="Frames of a clip. Default: what the protocol says.", rich_help_panel=_BENCHMARK),
+    ] = None
+    task: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this task ('Action Count'); may be given repeatedly.", rich_help_panel=_BENCHMARK),
+    ] = None
+    limit: Annotated[
+        int | None,
+        typer.Option(help="Only the first so many questions of each task.", rich_help_panel=_BENCHMARK),
+    ] = None
+    subtitles: Annotated[
+        bool, typer.Option("--subtitles", help="Video-MME with its subtitles.", rich_help_panel=_BENCHMARK)
+    ] = False
+    subtitles_before_video: Annotated[
+        bool,
+        typer.Option(
+            "--subtitles-before-video",
+            help="Put them before the video instead of the question, so that tokens are not chosen by them.",
+            rich_help_panel=_BENCHMARK,
+        ),
+    ] = False
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="Length of an answer in tokens, at most. Default: what the protocol says.",
+            rich_help_panel=_BENCHMARK,
+        ),
+    ] = None
+    retry_errors: Annotated[
+        bool,
+        typer.Option(
+            "--retry-errors",
+            help="Ask those again whose clip could not be read.",
+            rich_help_panel=_BENCHMARK,
+        ),
+    ] = False
+
+    def arguments(self) -> dict[str, Any]:
+        """The fields by their names in a `Request`."""
+        own = {name: value for name, value in vars(self).items() if name not in ("task", "retry_errors")}
+        return {**own, "tasks": tuple(self.task or ())}
+
+
+@dataclass(frozen=True)
+class Loading:
+    """Which model, and where it runs."""
+
+    model: options.Model = None
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="cpu, cuda, cuda:1, mps. Default: the best there is, and under accelerate launch a GPU for each "
+            "process; cpu for the embedded model.",
+            rich_help_panel=options.MODEL,
+        ),
+    ] = None
+    device_map: Annotated[
+        str | None,
+        typer.Option(help="auto: one model over several GPUs, in one process.", rich_help_panel=options.MODEL),
+    ] = None
+    dtype: options.Dtype = "auto"
+    attn_implementation: Annotated[
+        str | None,
+        typer.Option(
+            "--attn-implementation",
+            "--attn",
+            help=options.KERNEL_HELP,
+            rich_help_panel=options.MODEL,
+        ),
+    ] = None
+    lora_alpha: Annotated[
+        float | None,
+        typer.Option(
+            help="Scale of PLLaVA's adapters, where they lie apart. Default: 14, and 4 for vcgbench, as published.",
+            rich_help_panel=options.MODEL,
+        ),
+    ] = None
+
+    def arguments(self) -> dict[str, Any]:
+        """What was said beyond the model, by its name in `Request.loading`."""
+        given = {**vars(self), "dtype": None if self.dtype == "auto" else self.dtype}
+        return {name: value for name, value in given.items() if name != "model" and value is not None}
+
+
 def command(benchmark: str) -> Callable[..., int]:
     """The command that runs one benchmark.
 
@@ -39,95 +151,8 @@ def command(benchmark: str) -> Callable[..., int]:
 
     def run(
         *,
-        data: Annotated[
-            Path,
-            typer.Option(
-                help="Folder of MVBench/, Video-MME/, ego_schema/ and VCGBench/.",
-                rich_help_panel=_BENCHMARK,
-            ),
-        ],
-        out: Annotated[
-            Path,
-            typer.Option(
-                help="The run's folder: answers, settings and scores. The same command goes on where it stopped.",
-                rich_help_panel=_BENCHMARK,
-            ),
-        ],
-        protocol: Annotated[
-            str,
-            typer.Option(
-                help="paper (prompts, frames and matching of the published numbers) or lmms (those of lmms-eval).",
-                rich_help_panel=_BENCHMARK,
-            ),
-        ] = "paper",
-        frames: Annotated[
-            int | None,
-            typer.Option(help="Frames of a clip. Default: what the protocol says.", rich_help_panel=_BENCHMARK),
-        ] = None,
-        task: Annotated[
-            list[str] | None,
-            typer.Option(help="Only this task ('Action Count'); may be given repeatedly.", rich_help_panel=_BENCHMARK),
-        ] = None,
-        limit: Annotated[
-            int | None,
-            typer.Option(help="Only the first so many questions of each task.", rich_help_panel=_BENCHMARK),
-        ] = None,
-        subtitles: Annotated[
-            bool, typer.Option("--subtitles", help="Video-MME with its subtitles.", rich_help_panel=_BENCHMARK)
-        ] = False,
-        subtitles_before_video: Annotated[
-            bool,
-            typer.Option(
-                "--subtitles-before-video",
-                help="Put them before the video instead of the question, so that tokens are not chosen by them.",
-                rich_help_panel=_BENCHMARK,
-            ),
-        ] = False,
-        max_new_tokens: Annotated[
-            int | None,
-            typer.Option(
-                help="Length of an answer in tokens, at most. Default: what the protocol says.",
-                rich_help_panel=_BENCHMARK,
-            ),
-        ] = None,
-        retry_errors: Annotated[
-            bool,
-            typer.Option(
-                "--retry-errors",
-                help="Ask those again whose clip could not be read.",
-                rich_help_panel=_BENCHMARK,
-            ),
-        ] = False,
-        model: options.Model = None,
-        device: Annotated[
-            str | None,
-            typer.Option(
-                help="cpu, cuda, cuda:1, mps. Default: the best there is, and under accelerate launch a GPU for each "
-                "process; cpu for the embedded model.",
-                rich_help_panel=options.MODEL,
-            ),
-        ] = None,
-        device_map: Annotated[
-            str | None,
-            typer.Option(help="auto: one model over several GPUs, in one process.", rich_help_panel=options.MODEL),
-        ] = None,
-        dtype: options.Dtype = "auto",
-        attn_implementation: Annotated[
-            str | None,
-            typer.Option(
-                "--attn-implementation",
-                "--attn",
-                help=options.KERNEL_HELP,
-                rich_help_panel=options.MODEL,
-            ),
-        ] = None,
-        lora_alpha: Annotated[
-            float | None,
-            typer.Option(
-                help="Scale of PLLaVA's adapters, where they lie apart. Default: 14, and 4 for vcgbench, as published.",
-                rich_help_panel=options.MODEL,
-            ),
-        ] = None,
+        asked: Asked,
+        loading: Loading,
         pruning: Pruning,
         setting: Annotated[
             list[str] | None,
@@ -146,34 +171,19 @@ def command(benchmark: str) -> Callable[..., int]:
         from prunevid.evaluation.request import Request
 
         place = Place.of_environment()
-        loading = {
-            "device": device,
-            "device_map": device_map,
-            "dtype": None if dtype == "auto" else dtype,
-            "attn_implementation": attn_implementation,
-            "lora_alpha": lora_alpha,
-        }
         request = Request(
             benchmark=benchmark,
-            data=data,
-            out=out,
-            model=model,
+            model=loading.model,
             method=pruning.method,
             preset=pruning.preset,
             method_options=common.method_options(setting or ()),
             retention_ratio=pruning.retention,
             retention_tokens=pruning.tokens,
             average_over_layers=pruning.average_over_layers or None,
-            protocol=protocol,
-            frames=frames,
-            max_new_tokens=max_new_tokens,
-            tasks=tuple(task or ()),
-            limit=limit,
-            subtitles=subtitles,
-            subtitles_before_video=subtitles_before_video,
-            loading={name: value for name, value in loading.items() if value is not None},
+            loading=loading.arguments(),
+            **asked.arguments(),
         )
-        found = run_benchmark(request, tell=_tell, retry_errors=retry_errors, place=place)
+        found = run_benchmark(request, tell=_tell, retry_errors=asked.retry_errors, place=place)
         return report(found, as_json) if place.main else 0
 
     run.__doc__ = SUMMARIES[benchmark]
