@@ -185,10 +185,12 @@ def test_counts_are_torch_s(name: str) -> None:
     made = subject(name)
     inputs = made.encode([clips.make_frames(4, 112, 112)])
     path = next(path for path, module in made.model.named_modules() if module is made.language_model)
+    name = f"{type(made.model).__name__}.{path}"
     with torch.no_grad():
-        counted, _ = measure_flops(lambda: made.model(**inputs), f"{type(made.model).__name__}.{path}")
+        counted, _ = measure_flops(lambda: made.model(**inputs), name)
+        tables, _ = measure_flops(lambda: made.model(**inputs), f"{name}.rotary_emb")  # a product in transformers 5.17
     layers = made.language_model.layers
-    assert counted == prefill_flops(layers, [inputs["input_ids"].shape[1]] * len(layers))
+    assert counted - tables == prefill_flops(layers, [inputs["input_ids"].shape[1]] * len(layers))
 
 
 def test_a_mixture_of_experts_is_refused() -> None:

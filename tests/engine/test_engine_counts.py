@@ -134,7 +134,8 @@ def test_flops_are_those_of_the_tokens_that_are_left(family: str, ratio: float |
     name = next(f"{type(model).__name__}.{path}" for path, module in model.named_modules() if module is language)
     with torch.no_grad():
         plain, _ = measure_flops(lambda: model(**inputs), name)
-    assert plain == prefill_flops(language.layers, [length] * len(language.layers))
+        tables, _ = measure_flops(lambda: model(**inputs), f"{name}.rotary_emb")  # a product in transformers 5.17
+    assert plain - tables == prefill_flops(language.layers, [length] * len(language.layers))
     with attach(model, family, settings(family), retention_ratio=ratio) as pruning, torch.no_grad():
         counted, _ = measure_flops(lambda: model(**inputs), name)
     layers = tokens_of_layers(length, pruning.maps[0], pruning.method.selection_layers, len(language.layers))

@@ -124,7 +124,7 @@ def _place(kind: str, places: Tensor, row: list[tuple[int, VideoLayout]]) -> lis
 def _plan_row(visual: Tensor, valid: Tensor, videos: list[RowVideo]) -> RowPlan:
     other = valid.clone()
     for video in videos:
-        other[video.cells] = False
+        other.index_fill_(0, video.cells, False)
     last = visual.nonzero()[-1:, 0]
     after = int(valid[int(last) + 1 :].sum()) if len(last) else 0
     return RowPlan(sorted(videos, key=lambda video: int(video.cells[0])), other.nonzero()[:, 0], after)
