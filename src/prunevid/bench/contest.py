@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,17 +11,16 @@ from typing import Any
 
 from prunevid import methods as registry
 from prunevid.bench.clock import peak_bytes
-from prunevid.bench.costs import prefill_flops, tokens_of_layers
+from prunevid.bench.costs import prefill_flops, tokens_of_layers, visual_tokens
 from prunevid.bench.probe import Probe, Timeline
 from prunevid.bench.results import ALL_KEPT, ATTACHED, UNPRUNED, Side, Spread, ratios
+from prunevid.bench.rounds import Tell, left_out, rounds
 from prunevid.bench.settings import Settings, side_name
 from prunevid.bench.subjects import Frames, Subject
 from prunevid.engine import attach
 from prunevid.errors import PruneVidError
 from prunevid.generation import greedy_by_default
 from prunevid.methods import Method
-
-Tell = Callable[[str], None]
 
 
 @dataclass
@@ -77,26 +75,18 @@ class Contest:
         try:
             self._once(side, 3)
         except PruneVidError as error:
-            if side.method not in self.settings.methods:
-                raise
-            self.notes.append(f"{side.name} is left out: {error}")
+            self.notes.append(left_out(side.name, side.method, self.settings, error))
             return False
         self._count(side)
         return True
 
     def _rounds(self) -> None:
-        rng = random.Random(self.settings.seed)
         everything = [*self.sides, *self.twins.values()]
-        for number in range(self.settings.warmup + self.settings.repeats):
-            counts = number >= self.settings.warmup
-            order = rng.sample(everything, len(everything))
-            turn = f"Round {number - self.settings.warmup + 1} of {self.settings.repeats}" if counts else "Warming up"
-            for side in order:
-                self.tell(f"{turn}: {side.name}")
-                line, times = self._once(side, self.settings.new_tokens)
-                if counts:
-                    side.lines.append(line)
-                    side.times.append(times)
+        for side, counts in rounds(self.settings, everything, lambda turn, side: self.tell(f"{turn}: {side.name}")):
+            line, times = self._once(side, self.settings.new_tokens)
+            if counts:
+                side.lines.append(line)
+                side.times.append(times)
 
     # ---- one run -------------------------------------------------------------------------------------------------
 
@@ -221,12 +211,8 @@ class Contest:
         )
 
     def _visual(self, side: _Side) -> tuple[int, int, int]:
-        rows = side.stats or self.sides[-1].stats
-        original = sum(row["stage1"]["original_tokens"] for row in rows)
-        if not side.stats:
-            return original, original, original
-        kept = round(sum(row["total"]["retained_ratio"] * row["stage1"]["original_tokens"] for row in rows))
-        return original, sum(row["stage1"]["compressed_tokens"] for row in rows), kept
+        found = visual_tokens(side.stats or self.sides[-1].stats)
+        return found if side.stats else (found[0],) * 3
 
 
 def _encode_only(subject: Subject, inputs: dict[str, Any]) -> None:

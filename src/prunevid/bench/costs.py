@@ -7,7 +7,7 @@ and torch's counter do; causal kernels leave nearly half of it out, which `causa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -56,3 +56,15 @@ def tokens_of_layers(length: int, maps: Sequence[Any], choices: Sequence[int], d
         found.append(tokens)
         tokens = left.get(layer, tokens)
     return found
+
+
+def visual_tokens(stats: Sequence[Mapping[str, Any]]) -> tuple[int, int, int]:
+    """Visual tokens of all rows together: of the unpruned prompts, after stage 1, and at the end.
+
+    Args:
+        stats: of every row (`Pruning.stats`).
+    """
+    original = sum(row["stage1"]["original_tokens"] for row in stats)
+    merged = sum(row["stage1"]["compressed_tokens"] for row in stats)
+    kept = sum(row["total"]["retained_ratio"] * row["stage1"]["original_tokens"] for row in stats)
+    return original, merged, round(kept)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +11,11 @@ import torch
 from prunevid import methods as registry
 from prunevid.bench import clips as made
 from prunevid.bench.clock import Clock
-from prunevid.bench.contest import Tell
+from prunevid.bench.costs import visual_tokens
 from prunevid.bench.goals import FURTHER
 from prunevid.bench.probe import Probe
 from prunevid.bench.results import Asked, Goal, QuestionsResult, Spread, machine_facts
+from prunevid.bench.rounds import Tell, left_out, rounds
 from prunevid.bench.settings import Settings, plain, side_name
 from prunevid.bench.speed import subject_facts
 from prunevid.bench.subjects import Frames, Subject
@@ -71,7 +71,7 @@ class _Side:
     shares: list[float] = field(default_factory=list)
     reused: int = 0
     memory: dict[str, int] = field(default_factory=dict)
-    stats: dict[str, Any] = field(default_factory=dict)
+    stats: list[dict[str, Any]] = field(default_factory=list)
 
 
 class _Series:
@@ -87,18 +87,13 @@ class _Series:
         self.notes: list[str] = []
 
     def run(self) -> list[Asked]:
-        rng = random.Random(self.settings.seed)
-        for number in range(-self.settings.warmup, self.settings.repeats):
-            turn = f"Round {number + 1} of {self.settings.repeats}" if number >= 0 else "Warming up"
-            for side in rng.sample(self.sides, len(self.sides)):
-                self.tell(f"{turn}: {side.name}")
-                try:
-                    self._round(side, number >= 0)
-                except PruneVidError as error:
-                    if side.method not in self.settings.methods:
-                        raise
-                    self.notes.append(f"{side.name} is left out: {error}")
-                    self.sides.remove(side)
+        """All rounds of all sides, and what was found of those that can run."""
+        for side, counts in rounds(self.settings, self.sides, lambda turn, side: self.tell(f"{turn}: {side.name}")):
+            try:
+                self._round(side, counts)
+            except PruneVidError as error:
+                self.notes.append(left_out(side.name, side.method, self.settings, error))
+                self.sides.remove(side)
         return [_measured(side) for side in self.sides]
 
     def _round(self, side: _Side, counts: bool) -> None:
@@ -107,7 +102,7 @@ class _Series:
         with attach(self.subject.model, side.method, frames_per_video=self.frames) as pruning:
             vision, first = self._ask(self.questions[0], pruning, held)
             later = [sum(self._ask(question, pruning, held)) for question in self.questions[1:]]
-            side.reused, side.memory, side.stats = held.reused, held.sizes(), pruning.stats[0]
+            side.reused, side.memory, side.stats = held.reused, held.sizes(), pruning.stats
         held.release()
         if counts:
             side.vision.append(vision)
@@ -127,11 +122,9 @@ class _Series:
 
 
 def _measured(side: _Side) -> Asked:
-    stage1, share = side.stats["stage1"], side.stats["total"]["retained_ratio"]
-    original = stage1["original_tokens"]
     return Asked(
         name=side.name,
-        visual_tokens=(original, stage1["compressed_tokens"], round(share * original)),
+        visual_tokens=visual_tokens(side.stats),
         reused_tokens=side.reused,
         vision=Spread.of(side.vision),
         first=Spread.of(side.first),

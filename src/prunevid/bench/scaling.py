@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import random
 from functools import partial
 
 import torch
@@ -11,8 +10,8 @@ from torch import Tensor
 
 from prunevid.bench import clips as made
 from prunevid.bench.clock import Clock, peak_bytes
-from prunevid.bench.contest import Tell
 from prunevid.bench.results import Growth, ScalingResult, Spread, machine_facts
+from prunevid.bench.rounds import Tell, rounds
 from prunevid.bench.settings import Settings
 from prunevid.bench.speed import measure_speed, subject_facts
 from prunevid.bench.subjects import Subject
@@ -51,14 +50,11 @@ def _stage1(subject: Subject, settings: Settings, frames: tuple[int, ...], width
     """Stage 1 alone, all lengths in turns."""
     clock = Clock(subject.device, settings.cpu_time)
     spent: dict[int, list[float]] = {count: [] for count in frames}
-    rng = random.Random(settings.seed)
     clips = {count: features(count, POSITIONS, width, subject.dtype, subject.device) for count in frames}
-    for number in range(settings.warmup + settings.repeats):
-        for count in rng.sample(frames, len(frames)):
-            say(f"Stage 1 of {count} frames")
-            milliseconds, _ = clock.time(partial(merge_video, clips[count]))
-            if number >= settings.warmup:
-                spent[count].append(milliseconds)
+    for count, counts in rounds(settings, list(frames), lambda turn, count: say(f"Stage 1 of {count} frames")):
+        milliseconds, _ = clock.time(partial(merge_video, clips[count]))
+        if counts:
+            spent[count].append(milliseconds)
     found = []
     for count in frames:
         peak = {"stage 1": peak_bytes(subject.device, partial(merge_video, clips[count]))} if settings.memory else {}

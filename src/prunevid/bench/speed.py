@@ -16,10 +16,11 @@ import torch
 
 from prunevid.bench import clips as made
 from prunevid.bench.clock import Clock
-from prunevid.bench.contest import Contest, Tell
+from prunevid.bench.contest import Contest
 from prunevid.bench.goals import goals_of
 from prunevid.bench.probe import Probe
 from prunevid.bench.results import Batch, Goal, SpeedResult, Spread, machine_facts
+from prunevid.bench.rounds import Tell
 from prunevid.bench.settings import Settings, plain
 from prunevid.bench.subjects import Frames, Subject
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from prunevid.bench import Result, Settings, Subject
-    from prunevid.bench.contest import Tell
+    from prunevid.bench.rounds import Tell
 
 _MODEL = "Model"
 _CLIP = "Clip"
@@ -172,11 +172,10 @@ class Work:
         ),
     ] = None
 
-    def measured(self, subject: Subject, tell: Tell) -> Result:
+    def measured(self, subject: Subject, settings: Settings, tell: Tell) -> Result:
         """What is asked for: speed, scaling or questions."""
         from prunevid.bench import measure_questions, measure_scaling, measure_speed
 
-        settings = self.settings()
         if self.questions is not None:
             return measure_questions(subject, settings, self.questions, tell)
         if self.scaling:
@@ -240,9 +239,9 @@ def speed(
         raise typer.BadParameter(
             "is another measurement than --scaling; ask for one of them.", param_hint="--questions"
         )
-    work.settings()  # refused before a model is made
+    settings = work.settings()  # what it refuses is refused before a model is made
     with common.working("Making the model") as tell:
-        result = work.measured(model.subject(work.seed), tell)
+        result = work.measured(model.subject(work.seed), settings, tell)
         files = _write(result, out, plot)
     _print(result, as_json)
     tell_written(files)

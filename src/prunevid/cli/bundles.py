@@ -33,6 +33,16 @@ class Pruning:
     tokens: options.Tokens = None
     average_over_layers: options.AverageOverLayers = False
 
+    def arguments(self) -> dict[str, Any]:
+        """The fields by their names in `prunevid.choice.choose_method`."""
+        return {
+            "method": self.method,
+            "preset": self.preset,
+            "retention_ratio": self.retention,
+            "retention_tokens": self.tokens,
+            "average_over_layers": self.average_over_layers or None,
+        }
+
 
 @dataclass(frozen=True)
 class Reading:

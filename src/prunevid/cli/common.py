@@ -60,11 +60,8 @@ def load(
     if given and "prunevid" not in method.split("|"):
         raise ConfigError(f"--{next(iter(given)).replace('_', '-')} belongs to the method prunevid, not to {method}.")
     chosen: dict[str, Any] = {
+        **pruning.arguments(),
         "method": method,
-        "preset": pruning.preset,
-        "retention_ratio": pruning.retention,
-        "retention_tokens": pruning.tokens,
-        "average_over_layers": pruning.average_over_layers or None,
         "method_options": {**given, **(options or {})},
     }
     if loading.model is None:

@@ -174,13 +174,9 @@ def command(benchmark: str) -> Callable[..., int]:
         request = Request(
             benchmark=benchmark,
             model=loading.model,
-            method=pruning.method,
-            preset=pruning.preset,
             method_options=common.method_options(setting or ()),
-            retention_ratio=pruning.retention,
-            retention_tokens=pruning.tokens,
-            average_over_layers=pruning.average_over_layers or None,
             loading=loading.arguments(),
+            **pruning.arguments(),
             **asked.arguments(),
         )
         found = run_benchmark(request, tell=_tell, retry_errors=asked.retry_errors, place=place)
